@@ -1,0 +1,1 @@
+"""Is the changed model really faster? Paired measurement in fresh processes."""

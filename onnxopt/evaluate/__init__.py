@@ -1,0 +1,1 @@
+"""Is the changed model still right? Task metrics with confidence bounds, drift, verification."""

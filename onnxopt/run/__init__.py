@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions for a target, and the feeds that go in."""

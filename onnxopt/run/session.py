@@ -1,0 +1,171 @@
+"""ONNX Runtime sessions that are what they were asked to be, or an error.
+
+ONNX Runtime creates a CPU session with a log line when a requested provider cannot be created, and runs single nodes on
+the CPU when a provider declines them. Both are errors here unless the target allows fallback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxopt.errors import DataError, ModelError, ProviderError
+from onnxopt.run.target import Target, provider
+
+__all__ = ["Feeds", "Session", "open_session"]
+
+Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+
+CPU = "CPUExecutionProvider"
+QUIET = 4
+"""Log severity: fatal only; what goes wrong reaches the user as an exception."""
+SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"})
+"""Small integer work on shapes that GPU providers leave on the CPU on purpose."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open ONNX Runtime session.
+
+    Attributes:
+        raw: ONNX Runtime's own object.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        path: The model file.
+        fallback: Nodes that run on another provider than the requested one, as ``"Op (provider)"``.
+    """
+
+    raw: ort.InferenceSession
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    path: Path
+    fallback: tuple[str, ...] = ()
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """The named outputs (default: all) for one set of feeds.
+
+        Raises:
+            DataError: ONNX Runtime cannot run the model on these feeds.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self.raw.run(names, dict(feeds))
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise DataError(
+                f"the model does not run on this input: {_first_line(error)}",
+                where=f"{self.path.name}, inputs {describe_feeds(feeds)}",
+                fix="check the values and shapes of the data against `onnxopt inspect`",
+            ) from error
+        return dict(zip(names, cast(list[Any], values), strict=True))
+
+
+def open_session(
+    path: Path, target: Target, *, optimize: bool = True, deterministic: bool = False, profile_prefix: str | None = None
+) -> Session:
+    """A session for the model file at ``path`` on ``target``.
+
+    Args:
+        path: The model file.
+        target: Provider, threads and options.
+        optimize: Apply all of ONNX Runtime's graph optimizations (its own default), else none.
+        deterministic: Ask for kernels whose result does not depend on the run.
+        profile_prefix: Turn ONNX Runtime's profiler on; its file starts with this.
+
+    Raises:
+        ProviderError: The provider is not installed, was not created, or declined nodes.
+        ModelError: ONNX Runtime cannot load the model.
+    """
+    wanted = provider(target.provider)
+    if wanted.name not in ort.get_available_providers():
+        raise ProviderError(
+            f"the installed ONNX Runtime has no {wanted.name}",
+            where=f"--provider {wanted.short}",
+            fix=f"install the package `{wanted.package}`; available here: {', '.join(ort.get_available_providers())}",
+        )
+    options = _session_options(target, optimize=optimize, deterministic=deterministic, profile_prefix=profile_prefix)
+    providers: list[Any] = [(wanted.name, dict(target.options))]
+    if wanted.name != CPU:
+        providers.append(CPU)
+    try:
+        raw = ort.InferenceSession(str(path), sess_options=options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise _load_error(path, error) from error
+    if wanted.name not in raw.get_providers():
+        raise ProviderError(
+            f"ONNX Runtime did not create {wanted.name}; it would silently use {', '.join(raw.get_providers())}",
+            where=f"{path.name}, --provider {wanted.short}",
+            fix="check the provider's libraries (driver, CUDA, cuDNN) with a verbose ONNX Runtime log",
+        )
+    fallback = () if wanted.name == CPU else _fallback_nodes(raw, wanted.name)
+    serious = [entry for entry in fallback if entry.split(" ")[0] not in SHAPE_OPS]
+    if serious and not target.allow_fallback:
+        raise ProviderError(
+            f"{len(serious)} node(s) would run on another provider: {', '.join(serious[:5])}",
+            where=f"{path.name}, --provider {wanted.short}",
+            fix="accept it with --allow-fallback, or choose a provider that has these kernels",
+        )
+    return Session(
+        raw,
+        tuple(i.name for i in raw.get_inputs()),
+        tuple(o.name for o in raw.get_outputs()),
+        path,
+        fallback,
+    )
+
+
+def describe_feeds(feeds: Feeds) -> str:
+    """Names, dtypes and shapes of feeds, for messages."""
+    return ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in feeds.items()) or "(none)"
+
+
+def _session_options(
+    target: Target, *, optimize: bool, deterministic: bool, profile_prefix: str | None
+) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = target.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    options.use_deterministic_compute = deterministic
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    if provider(target.provider).name != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in target.session_config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _fallback_nodes(raw: Any, wanted: str) -> tuple[str, ...]:
+    return tuple(
+        f"{node.op_type} ({subgraph.ep_name})"
+        for subgraph in raw.get_provider_graph_assignment_info()
+        if subgraph.ep_name != wanted
+        for node in subgraph.get_nodes()
+    )
+
+
+def _load_error(path: Path, error: Exception) -> ModelError:
+    text = _first_line(error)
+    if "is not a registered function/op" in text or "No Op registered for" in text or "custom" in text.lower():
+        return ModelError(
+            f"the model uses an operator that ONNX Runtime does not have: {text}",
+            where=str(path.name),
+            fix="remove or replace the custom operator; onnxopt only writes models that it can run and compare",
+        )
+    return ModelError(
+        f"ONNX Runtime cannot load the model: {text}",
+        where=str(path.name),
+        fix="check the file with `onnx.checker`, or export it again (with a lower opset if the opset is the reason)",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
