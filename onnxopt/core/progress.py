@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class SilentProgress:
     """Shows nothing: the default when onnxopt is used as a library."""
 
     @contextmanager
-    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+    def task(self, description: str, total: int | None) -> Generator[Advance]:
         """A context whose value accepts and forgets progress."""
         del description, total
         yield lambda steps: None

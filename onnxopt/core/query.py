@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Model", "TensorSpec", "constant", "graphs", "input_specs", "label", "nodes", "opset", "output_specs"]
+__all__ = [
+    "Model",
+    "TensorSpec",
+    "constant",
+    "graphs",
+    "input_specs",
+    "label",
+    "nodes",
+    "opset",
+    "output_specs",
+]
 
 Model = ir.Model
 

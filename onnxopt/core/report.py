@@ -93,7 +93,12 @@ class Report:
 
     def to_json(self) -> str:
         """The report as a JSON document (non-finite numbers become null)."""
-        document = {"schema": SCHEMA_VERSION, "onnxopt": __version__, "exit_code": self.exit_code, **asdict(self)}
+        document = {
+            "schema": SCHEMA_VERSION,
+            "onnxopt": __version__,
+            "exit_code": self.exit_code,
+            **asdict(self),
+        }
         return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -24,7 +24,9 @@ Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 CPU = "CPUExecutionProvider"
 QUIET = 4
 """Log severity: fatal only; what goes wrong reaches the user as an exception."""
-SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"})
+SHAPE_OPS = frozenset(
+    {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"}
+)
 """Small integer work on shapes that GPU providers leave on the CPU on purpose."""
 
 
@@ -54,18 +56,23 @@ class Session:
         """
         names = list(self.outputs if outputs is None else outputs)
         try:
-            values = self.raw.run(names, dict(feeds))
+            values = self.raw.run(names, feeds)
         except Exception as error:  # the runtime's exceptions share no base class
             raise DataError(
                 f"the model does not run on this input: {_first_line(error)}",
                 where=f"{self.path.name}, inputs {describe_feeds(feeds)}",
                 fix="check the values and shapes of the data against `onnxopt inspect`",
             ) from error
-        return dict(zip(names, cast(list[Any], values), strict=True))
+        return dict(zip(names, values, strict=True))
 
 
 def open_session(
-    path: Path, target: Target, *, optimize: bool = True, deterministic: bool = False, profile_prefix: str | None = None
+    path: Path,
+    target: Target,
+    *,
+    optimize: bool = True,
+    deterministic: bool = False,
+    profile_prefix: str | None = None,
 ) -> Session:
     """A session for the model file at ``path`` on ``target``.
 
@@ -88,7 +95,7 @@ def open_session(
             fix=f"install the package `{wanted.package}`; available here: {', '.join(ort.get_available_providers())}",
         )
     options = _session_options(target, optimize=optimize, deterministic=deterministic, profile_prefix=profile_prefix)
-    providers: list[Any] = [(wanted.name, dict(target.options))]
+    providers: list[str | tuple[str, Mapping[str, str]]] = [(wanted.name, dict(target.options))]
     if wanted.name != CPU:
         providers.append(CPU)
     try:
@@ -143,7 +150,7 @@ def _session_options(
     return options
 
 
-def _fallback_nodes(raw: Any, wanted: str) -> tuple[str, ...]:
+def _fallback_nodes(raw: ort.InferenceSession, wanted: str) -> tuple[str, ...]:
     return tuple(
         f"{node.op_type} ({subgraph.ep_name})"
         for subgraph in raw.get_provider_graph_assignment_info()
