@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass (its fields are its options) with a ``run`` that says what it did and why not more."""
+"""What a pass is: a frozen dataclass whose fields are its options; its ``run`` says what it did and why not more."""
 
 from __future__ import annotations
 
