@@ -1,0 +1,122 @@
+"""Files that appear complete or not at all.
+
+On Linux the data go to an unnamed file (``O_TMPFILE``) which is linked into the folder only when it is complete and
+flushed, so that a killed process leaves nothing behind; elsewhere a hidden sibling takes its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from onnxopt.errors import OutputError
+
+__all__ = ["Pending", "check_writable", "pending", "write_atomic"]
+
+MODE = 0o666
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A file under construction: write to ``file``, then ``commit`` it under its final path."""
+
+    file: BinaryIO
+    hidden: Path
+    unnamed: bool
+
+    def commit(self, path: Path) -> None:
+        """Flushes the data to disk and puts the file at ``path`` in one step, replacing what is there."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            if self.unnamed:
+                # A folder descriptor makes Python call linkat(2), which follows the link under /proc; link(2) does not.
+                os.link(f"/proc/self/fd/{self.file.fileno()}", self.hidden, src_dir_fd=folder, follow_symlinks=True)
+            self.hidden.replace(path)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def pending(folder: Path) -> Generator[Pending]:
+    """A pending file in ``folder``; what is not committed is removed.
+
+    Raises:
+        OutputError: The folder is missing or not writable, or the disk is full.
+    """
+    hidden = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        descriptor, unnamed = _open(folder, hidden)
+        with os.fdopen(descriptor, "w+b") as file:
+            try:
+                yield Pending(file, hidden, unnamed)
+            finally:
+                hidden.unlink(missing_ok=True)
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
+def write_atomic(path: Path, payload: bytes) -> None:
+    """Writes ``payload`` to ``path`` in one step; links are followed, special files are refused.
+
+    Raises:
+        OutputError: The path cannot be written, or the disk is full.
+    """
+    final = check_writable(path)
+    with pending(final.parent) as draft:
+        draft.file.write(payload)
+        draft.commit(final)
+
+
+def check_writable(path: Path) -> Path:
+    """The real path behind ``path`` when a result can be written there; call it before long work.
+
+    Raises:
+        OutputError: The folder is missing or not writable, or ``path`` is a folder or a special file.
+    """
+    final = Path(os.path.realpath(path))
+    try:
+        mode = final.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:
+        raise _output_error(path, error) from error
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
+        raise OutputError(f"the result cannot replace {kind}", where=str(path), fix="give a file name with -o")
+    if not final.parent.is_dir():
+        raise OutputError("the output folder does not exist", where=str(final.parent), fix="create it, or change -o")
+    probe = final if mode is not None else final.parent
+    if not os.access(probe, os.W_OK) or not os.access(final.parent, os.W_OK | os.X_OK):
+        raise OutputError("no permission to write the result", where=str(path), fix="change -o or the permissions")
+    return final
+
+
+def _open(folder: Path, hidden: Path) -> tuple[int, bool]:
+    if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir():
+        try:
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR, MODE), True
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+    return os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE), False
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        f"the result cannot be written: {error.strerror}",
+        where=str(path),
+        fix="free some space, or write to another disk"
+        if full
+        else "check the folder and its permissions, or change -o",
+    )

@@ -1,0 +1,203 @@
+"""Loading and saving model files, with every limit of ``onnx_ir`` and protobuf kept inside this file.
+
+Loading checks the external data (presence, length, containment) before anything is read. Saving is atomic: a killed
+process leaves the old file or the new one. Weights move to one external file when the model would pass protobuf's 2 GB
+limit; that file carries its content hash in its name, so that the previous pair stays valid until the model file itself
+is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import helper, numpy_helper
+
+from onnxopt.core.atomic import check_writable, pending, write_atomic
+from onnxopt.core.external import initializers, locations, resolve
+from onnxopt.core.query import Model
+from onnxopt.core.tensors import borrow, read, tensor_bytes
+from onnxopt.errors import ModelError, OutputError
+
+__all__ = ["EXTERNAL_THRESHOLD", "content_hash", "data_files", "load", "save", "total_bytes"]
+
+EXTERNAL_THRESHOLD = 1_800_000_000
+"""Weights above this many bytes go to an external file; protobuf cannot write a message of 2**31 bytes."""
+ALIGNMENT = 64
+HASH_LENGTH = 16
+KEEP_INLINE = 1024
+"""Tensors up to this many bytes stay in the model file even when the rest is external."""
+
+
+def load(path: Path) -> Model:
+    """The model in the file at ``path``; weights in external files stay there until they are read.
+
+    Raises:
+        ModelError: The file or one of its data files is missing, damaged or not allowed.
+    """
+    proto = _read_proto(path)
+    _normalize(proto)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # onnx_ir raises whatever its deserializer met
+        raise ModelError(
+            f"this is not a valid ONNX model: {error}", where=str(path), fix="export the model again"
+        ) from error
+    resolve(model, path)
+    return model
+
+
+def save(model: Model, path: Path, *, threshold: int = EXTERNAL_THRESHOLD) -> None:
+    """Writes ``model`` to ``path`` atomically; ``model`` itself is unchanged and stays usable.
+
+    Args:
+        model: The model.
+        path: An absolute or relative file path; its folder must exist.
+        threshold: Weights above this many bytes in total go to ``<stem>.<hash>.data`` beside the file.
+
+    Raises:
+        OutputError: The folder is missing or not writable, or the disk is full.
+    """
+    path = check_writable(path)
+    stale = _own_data_files(path)
+    external = total_bytes(model) > threshold
+    copy = _externalized(model, path) if external else _inlined(model)
+    try:
+        payload = ir.to_proto(copy).SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:
+        raise OutputError(
+            f"the model does not fit protobuf's 2 GB limit: {error}",
+            where=str(path),
+            fix="move weights from Constant nodes to initializers (`onnxopt optimize` does)",
+        ) from error
+    write_atomic(path, payload)
+    for old in stale - set(_own_data_files(path)):
+        old.unlink(missing_ok=True)
+
+
+def total_bytes(model: Model) -> int:
+    """Bytes of all initializers, those of nested graphs included (each tensor object counted once)."""
+    return sum(tensor_bytes(t) for t in {id(t): t for _, t in initializers(model)}.values())
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that make up the model at ``path``: itself, then its external data files, sorted."""
+    proto = _read_proto(path)
+    return (path, *sorted(locations(proto, path)))
+
+
+def content_hash(path: Path) -> str:
+    """Hex SHA-256 of the model file; with external data, of the digests of all its files."""
+    digests: list[str] = []
+    for file in data_files(path):
+        with file.open("rb") as stream:
+            digests.append(_sha256(stream))
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_proto(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise ModelError(
+            "a folder was given where a model file is expected", where=str(path), fix="name the .onnx file in it"
+        )
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"the model cannot be read: {error.strerror}", where=str(path), fix="check the path and the permissions"
+        ) from error
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(payload)
+    except DecodeError as error:
+        raise ModelError(
+            "this is not an ONNX file, or it is truncated",
+            where=f"{path} ({len(payload)} bytes)",
+            fix="export or copy the model again; a file kept by Git LFS may be only a pointer",
+        ) from error
+    if not proto.HasField("graph") or proto.ir_version == 0:
+        raise ModelError(
+            "the file holds no ONNX graph", where=f"{path} ({len(payload)} bytes)", fix="export or copy the model again"
+        )
+    return proto
+
+
+def _normalize(proto: onnx.ModelProto) -> None:
+    """Undoes two legal spellings that ``onnx_ir`` drops or keeps apart: sparse initializers, ``ai.onnx`` for ``""``."""
+    for sparse in proto.graph.sparse_initializer:
+        dense = np.zeros(tuple(sparse.dims), dtype=numpy_helper.to_array(sparse.values).dtype)
+        indices = numpy_helper.to_array(sparse.indices)
+        positions = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), dense.shape)
+        dense.flat[positions] = numpy_helper.to_array(sparse.values)
+        proto.graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del proto.graph.sparse_initializer[:]
+    default = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
+    others = [(o.domain, o.version) for o in proto.opset_import if o.domain not in ("", "ai.onnx")]
+    del proto.opset_import[:]
+    proto.opset_import.extend(
+        helper.make_opsetid(d, v) for d, v in [*([("", max(default))] if default else []), *others]
+    )
+
+
+def _inlined(model: Model) -> Model:
+    """The model with its external tensors read into memory (a copy when there are any)."""
+    if not any(isinstance(t, ir.ExternalTensor) for _, t in initializers(model)):
+        return model
+    copy = model.clone()
+    for value, tensor in list(initializers(copy)):
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.Tensor(read(tensor), dtype=tensor.dtype, name=tensor.name)
+    return copy
+
+
+def _externalized(model: Model, path: Path) -> Model:
+    """A copy of the model whose large tensors are references into a data file beside ``path``, now written."""
+    copy = model.clone()
+    large = [(v, t) for v, t in initializers(copy) if tensor_bytes(t) > KEEP_INLINE and t.dtype != ir.DataType.STRING]
+    offsets: dict[int, int] = {}
+    with pending(path.parent) as draft:
+        for _, tensor in large:
+            if id(tensor) in offsets:
+                continue
+            draft.file.write(b"\0" * (-draft.file.tell() % ALIGNMENT))
+            offsets[id(tensor)] = draft.file.tell()
+            with borrow(tensor):
+                draft.file.write(tensor.tobytes())
+        draft.file.seek(0)
+        digest = _sha256(draft.file)
+        location = f"{path.stem}.{digest[:HASH_LENGTH]}.data"
+        draft.commit(path.parent / location)
+    for value, tensor in large:
+        value.const_value = ir.ExternalTensor(
+            location,
+            offsets[id(tensor)],
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name or "",
+        )
+    return copy
+
+
+def _own_data_files(path: Path) -> set[Path]:
+    """The data files of the model at ``path`` that an earlier ``save`` has named."""
+    try:
+        return {f for f in data_files(path)[1:] if len(f.suffixes) >= 2 and _is_hash(f.suffixes[-2])}
+    except ModelError:
+        return set()
+
+
+def _is_hash(suffix: str) -> bool:
+    return len(suffix) == HASH_LENGTH + 1 and all(c in "0123456789abcdef" for c in suffix[1:])
