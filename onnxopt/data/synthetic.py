@@ -1,7 +1,7 @@
 """Feeds made up from the inputs of a model, for when the user gives no data.
 
-Free dimensions are guessed until the model runs. They bound what can be said: equal outputs on made-up feeds show that a
-rewrite is right, not that accuracy holds.
+Free dimensions are guessed until the model runs. Equal outputs on made-up feeds show that a rewrite is right, not that
+accuracy holds.
 """
 
 from __future__ import annotations
@@ -93,17 +93,19 @@ def _dataset(recipe: _Recipe, samples: int) -> Dataset:
 
 
 def _recipes(specs: Sequence[TensorSpec], seed: int) -> Iterator[_Recipe]:
-    """Candidates from likely to far-fetched: one size for all free dimensions, then every combination."""
+    """From likely to far-fetched: one size for all free dimensions, then for the batch too, then every combination."""
     has_integers = any(spec.dtype is not None and spec.dtype.kind in "iu" for spec in specs)
     tops = _TOP if has_integers else _TOP[:1]
     ranks = _RANKS if any(spec.shape is None for spec in specs) else (0,)
     seen: set[tuple[tuple[tuple[int, ...], ...], int]] = set()
     for rank in ranks:
-        free = _free(specs, rank)
-        uniform = ((size,) * len(free) for size in _SIZES)
-        mixed = itertools.product(_SIZES[::-1], repeat=len(free)) if len(free) <= 4 else ()
-        for sizes in itertools.chain(uniform, mixed):
-            shapes = _shapes(specs, rank, dict(zip(free, sizes, strict=True)))
+        free, batch = _free(specs, rank)
+        uniform = (dict.fromkeys(free, size) for size in _SIZES)
+        batched = (dict.fromkeys((*batch, *free), size) for size in _SIZES)
+        products = itertools.product(_SIZES[::-1], repeat=len(free)) if len(free) <= 4 else ()
+        mixed = (dict(zip(free, sizes, strict=True)) for sizes in products)
+        for sizes in itertools.chain(uniform, batched, mixed):
+            shapes = _shapes(specs, rank, sizes)
             if shapes is None:
                 continue
             for top in tops:
@@ -112,17 +114,16 @@ def _recipes(specs: Sequence[TensorSpec], seed: int) -> Iterator[_Recipe]:
                     yield _Recipe(tuple(specs), shapes, top, seed)
 
 
-def _free(specs: Sequence[TensorSpec], rank: int) -> tuple[str, ...]:
-    """Keys of the dimensions to guess, in order; the first dimension of an input is its batch, which is 1."""
-    batch = {
-        _key(spec, 0, shape[0]) for spec in specs if (shape := _dims(spec, rank)) and not isinstance(shape[0], int)
-    }
+def _free(specs: Sequence[TensorSpec], rank: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys of the dimensions to guess, and of the first ones of an input (its batch), in order."""
+    batch: dict[str, None] = {}
     free: dict[str, None] = {}
     for spec in specs:
         for axis, dim in enumerate(_dims(spec, rank)):
             if not isinstance(dim, int):
-                free.update((part, None) for part in _parts(_key(spec, axis, dim)) if not part.isdecimal())
-    return tuple(key for key in free if key not in batch)
+                into = free if axis else batch
+                into.update((part, None) for part in _parts(_key(spec, axis, dim)) if not part.isdecimal())
+    return tuple(key for key in free if key not in batch), tuple(batch)
 
 
 def _shapes(specs: Sequence[TensorSpec], rank: int, sizes: _Sizes) -> tuple[tuple[int, ...], ...] | None:
@@ -173,6 +174,6 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], top: int, generator: np.ra
             flags[..., 0] = 1  # a mask that hides everything leaves nothing to attend to
         return np.asarray(flags).astype(dtype)
     if dtype.kind in "iu" or dtype.name.startswith(("int", "uint")):
-        high = 256 if dtype == np.uint8 and top == _TOP[0] else min(top, 2) if dtype.itemsize == 1 else top
+        high = 256 if dtype == np.uint8 and top == _TOP[0] else min(top, 2) if dtype.kind == "V" else top
         return np.asarray(generator.integers(0, high, shape)).astype(dtype)
     return np.asarray(generator.standard_normal(shape, np.float32)).astype(dtype)
