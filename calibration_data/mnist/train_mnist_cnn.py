@@ -136,9 +136,7 @@ def train_model(train: Split, epochs: int) -> MnistCnn:
     model = MnistCnn().train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     steps = math.ceil(len(image) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, epochs=epochs, steps_per_epoch=steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, epochs=epochs, steps_per_epoch=steps)
     for epoch in range(epochs):
         total = 0.0
         for batch in torch.randperm(len(image), generator=generator).split(BATCH):
