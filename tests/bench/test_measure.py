@@ -151,6 +151,36 @@ def test_no_worker_outlives_its_parent(models: Path, tmp_path: Path, sent: signa
     assert soon(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
 
 
+@linux
+def test_ctrl_c_leaves_neither_a_worker_nor_a_file(models: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; import numpy as np; from onnxopt.bench.measure import measure;"
+        "from onnxopt.run.target import Target;"
+        "measure(Path(sys.argv[1]), [{'x': np.zeros((64, 256), np.float32)}], Target(threads=1), processes=10**6)"
+    )
+    command = [sys.executable, "-c", program, str(models / "chain2.onnx")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    try:
+        assert soon(lambda: list(children(parent.pid)))
+        time.sleep(1.0)
+        parent.send_signal(signal.SIGINT)
+        _, stderr = parent.communicate(timeout=20)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert b"KeyboardInterrupt" in stderr
+    assert not list(tmp_path.glob("onnxopt-*"))
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in read(p)]
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def test_the_worker_imports_no_more_than_it_needs() -> None:
     program = (
         "import sys, onnxopt.bench.worker;"
