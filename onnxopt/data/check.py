@@ -63,7 +63,7 @@ def require_names(found: Iterable[str], specs: Sequence[TensorSpec], where: str)
         raise DataError(
             f"array {_listed(extra)} is not an input of the model ({both})",
             where=where,
-            fix=f"remove it or rename it, {nearest(extra[0], wanted)} Name the labels with --labels",
+            fix=f"remove it or rename it ({nearest(extra[0], wanted)}); labels are named with --labels",
         )
 
 

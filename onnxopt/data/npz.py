@@ -163,7 +163,7 @@ def _stacked(
 def _rows_per_call(found: tuple[int, ...], spec: TensorSpec, where: str) -> int | None:
     """Rows of a stacked array that one call takes, or ``None`` where each entry is a whole call."""
     if spec.shape is not None and (not spec.shape or len(found) == len(spec.shape) + 1):
-        require_shape(found, ("N", *spec.shape), spec.name, where)
+        require_shape(found, ("samples", *spec.shape), spec.name, where)
         return None
     batch = spec.shape[0] if spec.shape else None
     step = batch if isinstance(batch, int) and batch > 0 else 1
