@@ -180,6 +180,9 @@ def test_truncated_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:-10])
     with pytest.raises(DataError, match=r"short\.npy"):
         open_dataset(str(tmp_path / "short.npy"), [IMAGE])
+    (tmp_path / "header.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4' (\n")
+    with pytest.raises(DataError, match=r"header\.npy"):
+        open_dataset(str(tmp_path / "header.npy"), [IMAGE])
     with zipfile.ZipFile(tmp_path / "readme.npz", "w") as archive:
         archive.writestr("readme.txt", "no array")
     with pytest.raises(DataError, match=r"readme\.npz"):
