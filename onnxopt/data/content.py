@@ -98,7 +98,9 @@ def readable(path: Path, kind: str) -> Generator[None]:
         raise
     except Exception as error:  # numpy, Pillow and zipfile raise almost anything on damaged bytes
         raise DataError(
-            f"cannot read the {kind} file: {error or type(error).__name__}", where=str(path), fix="write the file again"
+            f"cannot read the {kind} file: {str(error) or type(error).__name__}",
+            where=str(path),
+            fix="write the file again",
         ) from error
 
 
