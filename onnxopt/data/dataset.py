@@ -41,6 +41,7 @@ class Dataset:
         digest: Hex SHA-256 over the content of the source and how it is preprocessed.
         has_labels: Whether each sample carries labels.
         synthetic: Whether the values are made up from the input shapes rather than given by the user.
+        notes: What was left out or decided when the source was opened, for the report.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Dataset:
     digest: str
     has_labels: bool
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.order)
