@@ -1,0 +1,131 @@
+"""What one pass over the data gathers of one model, and the comparison that two of them give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxopt.errors import DataError
+from onnxopt.evaluate.bounds import Discordant, count_discordant, drop_bound
+from onnxopt.evaluate.drift import OutputDrift
+from onnxopt.evaluate.metrics import Metric, RowMetric, WholeMetric, score_drop
+from onnxopt.evaluate.outputs import as_array
+from onnxopt.evaluate.rows import Array, RowBuffer, paired_rows
+
+__all__ = ["Comparison", "Tally", "conclude"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a candidate compares with its reference.
+
+    Attributes:
+        metric: Name of the metric.
+        higher_is_better: Whether more of the metric is better.
+        relative: Whether ``drop`` is relative to the reference's score instead of absolute.
+        output: The output that was judged.
+        samples: Items that were judged.
+        reference_score: Score of the reference.
+        candidate_score: Score of the candidate.
+        drop: How much worse the candidate is; negative where it is better.
+        drop_bound: One-sided 95 % upper bound of ``drop``; ``None`` where there is none.
+        discordant: Items on which just one of the models is right, for right-or-wrong metrics.
+        drift: Distance of the two models at each output; empty where not asked for.
+    """
+
+    metric: str
+    higher_is_better: bool
+    relative: bool
+    output: str
+    samples: int
+    reference_score: float
+    candidate_score: float
+    drop: float
+    drop_bound: float | None
+    discordant: Discordant | None
+    drift: tuple[OutputDrift, ...]
+
+
+@dataclass
+class Tally:
+    """Rows of sums, or for a user's function the outputs themselves; mutable because calls stream in.
+
+    Attributes:
+        metric: The metric that is applied.
+        output: Name of the output it judges.
+        rows: Rows of all calls so far.
+        counts: Items of each call.
+        outputs: Primary output of each call, for a user's function only.
+        score: The score once known.
+    """
+
+    metric: Metric
+    output: str
+    rows: RowBuffer = field(default_factory=RowBuffer)
+    counts: list[int] = field(default_factory=list[int])
+    outputs: list[Array] = field(default_factory=list[Array])
+    score: float = math.nan
+
+    def take(self, outputs: Mapping[str, object], truth: Array | None) -> None:
+        """Adds one call; ``truth``: labels, or the reference's output for agreement.
+
+        Raises:
+            DataError: The labels do not fit.
+        """
+        array = as_array(outputs[self.output], self.output)
+        if isinstance(self.metric, WholeMetric):
+            self.outputs.append(array)
+            self.counts.append(len(array))
+            return
+        if truth is None:
+            raise DataError("there are no labels", where="labels of the data", fix="give every sample its labels")
+        if self.metric.against_reference and array.shape != truth.shape:
+            rows = np.tile([0.0, 1.0], (len(truth), 1))  # sizes that follow from values: not the reference's answer
+        else:
+            rows = self.metric.rows(array, truth)
+        self.rows.add(rows)
+        self.counts.append(len(rows))
+
+    def final_score(self, labels: list[Array]) -> float:
+        """The score over all calls; ``labels``: those of all calls, for a user's function.
+
+        Raises:
+            DataError: The user's function fails.
+        """
+        if not isinstance(self.metric, WholeMetric):
+            return float(self.metric.score(self.rows.rows().sum(axis=0)))
+        try:
+            truth = np.concatenate(labels) if labels else None
+            return float(self.metric.function(np.concatenate(self.outputs), truth))
+        except Exception as error:  # the user's code
+            raise DataError(
+                f"the metric function failed: {type(error).__name__}: {error}",
+                where=f"--metric {self.metric.name}",
+                fix="make it take (outputs, labels), concatenated over all samples, and return one number",
+            ) from error
+
+
+def conclude(reference: Tally, candidate: Tally, drift: tuple[OutputDrift, ...], *, seed: int) -> Comparison:
+    """The comparison that two scored tallies of the same calls give; ``seed``: of the bootstrap."""
+    metric = candidate.metric
+    bound, discordant = None, None
+    if isinstance(metric, RowMetric):
+        first, second = paired_rows(reference.rows, candidate.rows)
+        discordant = count_discordant(metric, first, second)
+        bound = drop_bound(metric, first, second, seed=seed)
+    return Comparison(
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        relative=metric.relative,
+        output=candidate.output,
+        samples=sum(candidate.counts),
+        reference_score=reference.score,
+        candidate_score=candidate.score,
+        drop=float(score_drop(metric, reference.score, candidate.score)),
+        drop_bound=bound,
+        discordant=discordant,
+        drift=drift,
+    )
