@@ -16,7 +16,6 @@ __all__ = [
     "int_attribute",
     "is_op",
     "is_random",
-    "known_shape",
     "reason_not_constant",
     "scopes",
     "single_reader",
@@ -65,15 +64,6 @@ def array_of(value: ir.Value | None) -> Array | None:
     """A copy of the constant's array, ``None`` when the value is no constant."""
     tensor = tensor_of(value)
     return None if tensor is None else read(tensor)
-
-
-def known_shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """One size a dimension, ``None`` where it is not fixed; ``None`` as a whole: rank unknown."""
-    if value is None:
-        return None
-    tensor = tensor_of(value)
-    shape = tensor.shape if tensor is not None else value.shape
-    return None if shape is None else tuple(d if isinstance(d, int) else None for d in shape)
 
 
 def reason_not_constant(value: ir.Value | None) -> str:

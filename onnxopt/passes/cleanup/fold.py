@@ -20,7 +20,8 @@ from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, is_random, known_shape, scopes, tensor_of
+from onnxopt.passes.constants import array_of, is_random, scopes, tensor_of
+from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["FoldConstants"]
 
@@ -46,12 +47,12 @@ class FoldConstants:
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Replaces such nodes by their value, in graph order; each counts as one change."""
         del ctx
-        editor, count, notes = Editor(model), 0, list[Note]()
+        editor, shapes, count, notes = Editor(model), DerivedShapes(model), 0, list[Note]()
         for graph, opset in scopes(model):
             for node in graph:
                 if node.domain != "" or node.op_type in KEPT or not node.inputs:
                     continue
-                outcome = _value_of_shape(node) or self._evaluate(node, opset)
+                outcome = _value_of_shape(node, shapes) or self._evaluate(node, opset)
                 if isinstance(outcome, str):
                     notes.append(Note(label(node), "kept", outcome))
                 elif outcome is not None:
@@ -94,11 +95,11 @@ def _is_numpy(dtype: ir.DataType) -> bool:
     return dtype == ir.DataType.STRING or (dtype.numpy().kind in "biufc" and dtype.numpy().isbuiltin == 1)
 
 
-def _value_of_shape(node: ir.Node) -> list[Array] | None:
+def _value_of_shape(node: ir.Node, shapes: DerivedShapes) -> list[Array] | None:
     """Of Shape and Size, when the sizes asked for are fixed."""
     if node.op_type not in ("Shape", "Size") or any(a.is_ref() for a in node.attributes.values()):
         return None
-    shape = known_shape(node.inputs[0])
+    shape = shapes.of(node.inputs[0])
     if shape is None:
         return None
     if "start" in node.attributes or "end" in node.attributes:

@@ -13,8 +13,9 @@ from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, is_op, scopes
+from onnxopt.passes.constants import array_of, is_op, scopes, tensor_of
 from onnxopt.passes.fusion.linear import Affine, Linear, fold_affine, linear_before
+from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["FoldAffine"]
 
@@ -33,7 +34,7 @@ class FoldAffine:
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Folds them; each operator that goes counts as one change."""
         del ctx
-        editor, count, notes = Editor(model), 0, list[Note]()
+        editor, shapes, count, notes = Editor(model), DerivedShapes(model), 0, list[Note]()
         for graph, opset in scopes(model):
             if opset < 7:
                 continue
@@ -41,7 +42,7 @@ class FoldAffine:
                 index = _convolution_input(node)
                 if index is None:
                     continue
-                reason = _fold(editor, node, index)
+                reason = _fold(editor, node, index, shapes)
                 if reason is None:
                     count += 1
                 else:
@@ -58,15 +59,15 @@ def _convolution_input(node: ir.Node) -> int | None:
         if (
             value is not None
             and is_op(value.producer(), *CONVOLUTIONS)
-            and array_of(node.inputs[1 - index]) is not None
+            and tensor_of(node.inputs[1 - index]) is not None
         ):
             return index
     return None
 
 
-def _fold(editor: Editor, node: ir.Node, index: int) -> str | None:
+def _fold(editor: Editor, node: ir.Node, index: int, shapes: DerivedShapes) -> str | None:
     """``None`` when folded, else why not."""
-    linear = linear_before(node.inputs[index], node)
+    linear = linear_before(node.inputs[index], node, shapes)
     if linear is None or isinstance(linear, str):
         return linear or "no convolution in front of it"
     constant = array_of(node.inputs[1 - index])

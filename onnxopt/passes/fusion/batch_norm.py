@@ -19,6 +19,7 @@ from onnxopt.core.report import Note
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import array_of, int_attribute, is_op, reason_not_constant, scopes
 from onnxopt.passes.fusion.linear import Affine, fold_affine, linear_before
+from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["FoldBatchNorm"]
 
@@ -35,12 +36,12 @@ class FoldBatchNorm:
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Folds them; each BatchNormalization that goes counts as one change."""
         del ctx
-        editor, count, notes = Editor(model), 0, list[Note]()
+        editor, shapes, count, notes = Editor(model), DerivedShapes(model), 0, list[Note]()
         for graph, opset in scopes(model):
             for node in graph:
                 if not is_op(node, "BatchNormalization"):
                     continue
-                reason = _fold(editor, node, opset)
+                reason = _fold(editor, node, opset, shapes)
                 if reason is None:
                     count += 1
                 else:
@@ -48,12 +49,12 @@ class FoldBatchNorm:
         return PassResult(model, count, tuple(notes))
 
 
-def _fold(editor: Editor, node: ir.Node, opset: int) -> str | None:
+def _fold(editor: Editor, node: ir.Node, opset: int, shapes: DerivedShapes) -> str | None:
     """``None`` when folded, else why not."""
     mode = _inference(node, opset)
     if mode is not None:
         return mode
-    linear = linear_before(node.inputs[0], node)
+    linear = linear_before(node.inputs[0], node, shapes)
     if linear is None:
         producer = node.inputs[0].producer() if node.inputs[0] is not None else None
         return f"no linear operator in front of it but {producer.op_type if producer else 'an input'}"

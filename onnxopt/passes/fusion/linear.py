@@ -1,4 +1,4 @@
-"""Linear operators with constant weights, ``y = W x + c`` with one output channel axis, and how to scale and shift them.
+"""Linear operators with constant weights, ``y = W x + c`` with one axis of output channels, scaled and shifted.
 
 Folding ``z = a * y + b`` (one ``a`` and ``b`` a channel) gives ``W' = a W`` and ``c' = a c + b``; computed in float64,
 then cast back to the type of the weights.
@@ -7,6 +7,7 @@ then cast back to the type of the weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -18,15 +19,16 @@ from onnxopt.passes.constants import (
     array_of,
     int_attribute,
     is_op,
-    known_shape,
     reason_not_constant,
     single_reader,
     tensor_of,
 )
+from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["Affine", "Linear", "fold_affine", "linear_before"]
 
 LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+Sizes: TypeAlias = "tuple[int, ...]"
 RESOLUTION = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 """Largest rounding error of a normal number, relative to it."""
 
@@ -67,7 +69,7 @@ class Linear:
     rank: int
 
 
-def linear_before(value: ir.Value | None, reader: ir.Node) -> Linear | str | None:
+def linear_before(value: ir.Value | None, reader: ir.Node, shapes: DerivedShapes) -> Linear | str | None:
     """The linear operator that makes ``value`` for ``reader`` alone.
 
     Returns:
@@ -91,7 +93,7 @@ def linear_before(value: ir.Value | None, reader: ir.Node) -> Linear | str | Non
     if len(weight.uses()) > 1 or weight.is_graph_output():
         return f"the weight of the {node.op_type} is shared, a second copy would make the model larger"
     shape = tuple(int(size) for size in tensor.shape.numpy())
-    layout = _layout(node, shape)
+    layout = _layout(node, shape, shapes)
     if isinstance(layout, str):
         return layout
     view, scale_shape, channels = layout
@@ -103,7 +105,7 @@ def linear_before(value: ir.Value | None, reader: ir.Node) -> Linear | str | Non
     return Linear(node, array, bias, scale_shape, view, channels, len(shape))
 
 
-def _layout(node: ir.Node, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int] | str:
+def _layout(node: ir.Node, shape: tuple[int, ...], shapes: DerivedShapes) -> tuple[Sizes, Sizes, int] | str:
     """The view of the weights, the shape of a scale in it, and the number of output channels."""
     if len(shape) < 2:
         return f"the weight of the {node.op_type} has rank {len(shape)}"
@@ -127,7 +129,7 @@ def _layout(node: ir.Node, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tup
                 return f"the weight has rank {len(shape)}"
             return (shape, (shape[0], 1), shape[0]) if transposed else (shape, (1, shape[1]), shape[1])
         case _:
-            rank = known_shape(node.inputs[0])
+            rank = shapes.of(node.inputs[0])
             if len(shape) != 2 or rank is None or len(rank) != 2:
                 return "the MatMul is not known to be of rank 2"
             return shape, (1, shape[1]), shape[1]

@@ -11,7 +11,7 @@ from onnxopt.core.edit import Editor, remove_node
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, is_op, known_shape, scopes, single_reader
+from onnxopt.passes.constants import array_of, is_op, reason_not_constant, scopes, single_reader, tensor_of
 
 __all__ = ["FoldPad"]
 
@@ -50,10 +50,10 @@ def _fold(editor: Editor, pad: ir.Node, conv: ir.Node, opset: int) -> str | None
         return "an attribute is decided by the caller of the function"
     if pad.attributes.get_string("mode", "constant") != "constant":
         return "it does not pad by a constant"
-    shape = known_shape(conv.inputs[1])
-    if shape is None:
-        return "the rank of the Conv is not known"
-    padding = _padding(pad, len(shape), opset)
+    weight = tensor_of(conv.inputs[1])
+    if weight is None:
+        return f"the weight of the Conv {reason_not_constant(conv.inputs[1])}"
+    padding = _padding(pad, len(weight.shape), opset)
     if isinstance(padding, str):
         return padding
     begins, ends = padding
