@@ -1,0 +1,1 @@
+"""Passes that fold neighbouring linear operators into the weights of one."""
