@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxopt.cli.options import PATH, data_options, finish, json_option, progress, target, target_options
+from onnxopt.cli.options import PATH, data_options, finish, json_option, progress, source, target, target_options
 
 __all__ = ["command"]
 
@@ -27,7 +27,6 @@ def command(
     **shared: object,
 ) -> int:
     """Accuracy of CANDIDATE against REFERENCE: task metric with bound, agreement, drift of each output."""
-    from onnxopt.cli.options import source
     from onnxopt.commands.compare import compare
 
     return finish(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,22 @@ from onnxopt.cli.main import Settings
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Report, Status
 
-__all__ = ["PATH", "data_options", "finish", "inconclusive_option", "json_option", "progress", "target_options"]
+if TYPE_CHECKING:
+    from onnxopt.commands.common import Source
+    from onnxopt.run.target import Target
+
+__all__ = [
+    "PATH",
+    "data_options",
+    "finish",
+    "inconclusive_option",
+    "json_option",
+    "output_options",
+    "progress",
+    "source",
+    "target",
+    "target_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -51,6 +66,36 @@ def target_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def output_options(function: F) -> F:
+    """``-o OUT`` and what to do when the result fails its budget."""
+    function = click.option("-o", "--output", type=PATH, metavar="OUT", help="Where the result goes.")(function)
+    return click.option("--keep-failing", is_flag=True, help="Write the model even when it fails its budget.")(function)
+
+
+def source(options: Mapping[str, Any]) -> Source:
+    """What ``data_options`` said."""
+    from onnxopt.commands.common import Source
+
+    return Source(
+        path=options["data"],
+        labels=options["labels"],
+        preprocess=options["preprocess"],
+        samples=options["samples"],
+        seed=options["seed"],
+    )
+
+
+def target(options: Mapping[str, Any]) -> Target:
+    """What ``target_options`` said."""
+    from onnxopt.run.target import Target, allowed_cores
+
+    return Target(
+        provider=options["provider"],
+        threads=options["threads"] or allowed_cores(),
+        allow_fallback=options["allow_fallback"],
+    )
 
 
 def inconclusive_option(function: F) -> F:
@@ -93,5 +138,5 @@ def finish(report: Report, *, inconclusive: str | None = None) -> int:
 
         render(report, Console(file=sys.stdout, highlight=False), verbosity=settings.verbosity)
     if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
-        return 0 if inconclusive == "pass" else 1
+        return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
     return report.exit_code

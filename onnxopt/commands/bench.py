@@ -77,9 +77,7 @@ def _models_table(single: dict[str, Measurement]) -> Table:
     return Table("Latency", columns, rows)
 
 
-def _verdict(
-    models: Sequence[Path], single: dict[str, Measurement], pairs: dict[str, LatencyComparison]
-) -> Verdict:
+def _verdict(models: Sequence[Path], single: dict[str, Measurement], pairs: dict[str, LatencyComparison]) -> Verdict:
     if not pairs:
         only = single[str(models[0])]
         return Verdict(Status.PASS, f"{models[0].name}: p50 {only.p50_ms:.4g} ms over {only.n} runs")
@@ -90,9 +88,7 @@ def _verdict(
         for name, c in pairs.items()
     ]
     undecided = any(c.decision == "inconclusive" for c in pairs.values())
-    return Verdict(
-        Status.INCONCLUSIVE if undecided else Status.PASS, f"against {models[0].name}: " + "; ".join(parts)
-    )
+    return Verdict(Status.INCONCLUSIVE if undecided else Status.PASS, f"against {models[0].name}: " + "; ".join(parts))
 
 
 def _missing(single: dict[str, Measurement]) -> tuple[Note, ...]:

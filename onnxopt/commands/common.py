@@ -24,7 +24,28 @@ from onnxopt.evaluate.tally import Comparison
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 
-__all__ = ["Source", "accuracy_table", "as_json", "drift_table", "latency_table", "open_data", "open_model", "workspace"]
+__all__ = [
+    "Source",
+    "accuracy_table",
+    "as_json",
+    "check_output",
+    "drift_table",
+    "latency_table",
+    "open_data",
+    "open_model",
+    "size_table",
+    "workspace",
+]
+    "Source",
+    "accuracy_table",
+    "as_json",
+    "check_output",
+    "drift_table",
+    "latency_table",
+    "open_data",
+    "open_model",
+    "workspace",
+]
 
 
 @dataclass(frozen=True)
@@ -134,3 +155,10 @@ def latency_table(comparisons: Mapping[str, LatencyComparison], title: str) -> T
     )
     columns = ("model", "reference p50 ms", "p50 ms", "ratio", "90 % interval", "speed-up", "decision", "processes")
     return Table(title, columns, rows)
+
+
+def size_table(models: Mapping[str, Path]) -> Table:
+    """Bytes on disk, external data included, and the share of the first."""
+    sizes = {name: sum(f.stat().st_size for f in data_files(path)) for name, path in models.items()}
+    first = next(iter(sizes.values()))
+    return Table("Size", ("model", "bytes", "share"), tuple((n, b, b / first) for n, b in sizes.items()))

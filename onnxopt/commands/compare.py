@@ -51,12 +51,18 @@ def compare(
         verdict=judge(found, max_drop),
         data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
         tables=(accuracy_table(found), drift_table(found)),
-        notes=(Note("data", "made up", "no --data: agreement on made-up inputs says little"),) if data.synthetic else (),
+        notes=(Note("data", "made up", "no --data: agreement on made-up inputs says little"),)
+        if data.synthetic
+        else (),
     )
 
 
+def _made_up(synthetic: bool) -> tuple[Note, ...]:
+    return (Note("data", "made up", "no --data: agreement on made-up inputs says little"),) if synthetic else ()
+
+
 def judge(found: Comparison, max_drop: float | None) -> Verdict:
-    """Whether the drop is within the budget; undecided when only the bound exceeds it."""
+    """Whether the drop (its point estimate) is within the budget."""
     scores = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}"
     bound = "" if found.drop_bound is None else f", 95 % bound {found.drop_bound:.4g}"
     text = f"{scores}: drop {found.drop:.4g}{bound}"

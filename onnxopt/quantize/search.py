@@ -20,18 +20,7 @@ from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context, Pass
 from onnxopt.run.session import Feeds
 
-__all__ = ["Budget", "Candidate", "best", "try_candidate"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a candidate must keep.
-
-    Attributes:
-        max_drop: Largest drop of the metric on held-back samples (the point estimate; its bound is reported beside it).
-    """
-
-    max_drop: float
+__all__ = ["Candidate", "best", "try_candidate"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Candidate:
 
 
 def try_candidate(
-    item: Pass, model: Model, reference: Path, scorer: Scorer, feeds: Sequence[Feeds], budget: Budget, ctx: Context
+    item: Pass, model: Model, reference: Path, scorer: Scorer, feeds: Sequence[Feeds], max_drop: float, ctx: Context
 ) -> Candidate:
     """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
 
@@ -72,7 +61,7 @@ def try_candidate(
         reference: File of the input model.
         scorer: Judges accuracy on held-back samples.
         feeds: Inputs to verify and to measure on.
-        budget: What must be kept.
+        max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
     """
     path = ctx.workdir / f"{item.name}.onnx"
@@ -97,8 +86,8 @@ def try_candidate(
         return conclude("invalid", f"{error.what} ({error.where})")
     comparison = scorer.compare(path)
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
-    if not comparison.drop <= budget.max_drop:
-        return conclude("inaccurate", f"{drop}, the budget is {budget.max_drop:g}", comparison)
+    if not comparison.drop <= max_drop:
+        return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
     latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
     if latency.decision == "faster":
