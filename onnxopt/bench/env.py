@@ -13,9 +13,9 @@ from pathlib import Path
 import onnxruntime as ort
 
 from onnxopt.core.report import JSON
-from onnxopt.run.target import Target, allowed_cores, cgroup_quota, provider, x86_flags
+from onnxopt.run.target import Target, allowed_cores, cgroup_quota, cpu_flags, provider
 
-__all__ = ["busy_share", "environment", "is_spinning", "settle_spinning"]
+__all__ = ["busy_share", "environment", "is_spinning", "relevant_isa", "settle_spinning"]
 
 ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
 SPINNING = "session.intra_op.allow_spinning"
@@ -34,10 +34,9 @@ def environment(target: Target) -> dict[str, JSON]:
     ``None``: the system does not tell.
     """
     visible = os.cpu_count()
-    flags = x86_flags()
     return {
         "cpu": _cpu_model(),
-        "isa": [flag for flag in ISA if flag in flags],
+        "isa": list(relevant_isa()),
         "cores_visible": visible,
         "cores_allowed": allowed_cores(),
         "cgroup_quota": cgroup_quota(),
@@ -104,6 +103,11 @@ def _core_times() -> dict[str, tuple[int, int]]:
             ticks = [int(f) for f in fields[:8]]
             found[name] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
     return found
+
+
+def relevant_isa() -> tuple[str, ...]:
+    """The instruction sets of this CPU that decide which integer kernels run."""
+    return tuple(flag for flag in ISA if flag in cpu_flags())
 
 
 def _cpu_model() -> str | None:

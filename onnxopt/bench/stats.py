@@ -25,7 +25,8 @@ Decision = Literal["faster", "slower", "same", "inconclusive"]
 CONFIDENCE = 0.90
 CLEAR_CONFIDENCE = 0.99
 LEAST_PROCESSES = 3
-SLOWER_BY = 0.01
+CLEAR_BY = 0.01
+"""Smaller differences are never claimed: two sessions of one model differ by up to 1 % through memory layout."""
 SAMPLES_FOR = {90: 64, 99: 662}
 """Runs below which a percentile is not claimed (MLPerf LoadGen's early-stopping minima at 99 % confidence)."""
 
@@ -88,7 +89,7 @@ def estimate(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Est
 def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int, max_processes: int) -> Decision | None:
     """What the processes so far show, or ``None``: more are needed.
 
-    With ``min_processes`` or more, by the 90 % interval (an error of 5 % on each side): faster when it lies below 1,
+    With ``min_processes`` or more, by the 90 % interval (an error of 5 % on each side): faster when it lies below 0.99,
     slower when it lies above 1.01, same when it lies below 1 + ``margin``, else inconclusive at ``max_processes``.
     From the third process on a difference that is clear at 99 % decides already.
 
@@ -102,9 +103,9 @@ def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int, ma
     if not enough and len(log_ratios) < LEAST_PROCESSES:
         return None
     found = estimate(log_ratios, CONFIDENCE if enough else CLEAR_CONFIDENCE)
-    if found.high < 1:
+    if found.high < 1 - CLEAR_BY:
         return "faster"
-    if found.low > 1 + SLOWER_BY:
+    if found.low > 1 + CLEAR_BY:
         return "slower"
     if enough and found.high < 1 + margin:
         return "same"

@@ -32,6 +32,8 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+PIPE_WIDTH = 120
+"""Columns of a table in a file or a CI log."""
 
 
 def data_options(function: F) -> F:
@@ -136,7 +138,8 @@ def finish(report: Report, *, inconclusive: str | None = None) -> int:
 
         from onnxopt.report.terminal import render
 
-        render(report, Console(file=sys.stdout, highlight=False), verbosity=settings.verbosity)
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)
     if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
         return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
     return report.exit_code

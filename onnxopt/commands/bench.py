@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxopt.bench.env import environment
 from onnxopt.bench.measure import LatencyComparison, Measurement, compare_latency, measure
-from onnxopt.commands.common import Source, as_json, latency_table, open_data, open_model
+from onnxopt.commands.common import Source, as_json, data_notes, latency_table, open_data, open_model
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
@@ -37,7 +37,8 @@ def bench(
         raise UsageError("there is no model to measure", where="bench", fix="name at least one .onnx file")
     source, target = source or Source(), target or Target()
     opened = [open_model(path, target) for path in models]
-    feeds = [sample.feeds for sample in islice(open_data(source, models[0], opened[0], target), FEEDS)]
+    samples = open_data(source, models[0], opened[0], target)
+    feeds = [sample.feeds for sample in islice(samples, FEEDS)]
     single: dict[str, Measurement] = {}
     for path in models:
         single[str(path)] = measure(path, feeds, target, seed=source.seed, progress=progress)
@@ -54,7 +55,7 @@ def bench(
     if pairs:
         tables.append(latency_table(pairs, f"Against {models[0].name}, interleaved in fresh processes"))
     tables.append(Table("Environment", ("", ""), tuple((key, _text(value)) for key, value in block.items())))
-    return Report("bench", _verdict(models, single, pairs), data, tuple(tables), _missing(single))
+    return Report("bench", _verdict(models, single, pairs), data, tuple(tables), _missing(single) + data_notes(samples))
 
 
 def _models_table(single: dict[str, Measurement]) -> Table:

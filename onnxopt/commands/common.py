@@ -15,7 +15,7 @@ from onnxopt.bench.measure import LatencyComparison
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import data_files, load
 from onnxopt.core.query import Model, input_specs
-from onnxopt.core.report import JSON, Table
+from onnxopt.core.report import JSON, Note, Table
 from onnxopt.data.dataset import Dataset
 from onnxopt.data.sources import open_dataset
 from onnxopt.errors import UsageError
@@ -29,21 +29,12 @@ __all__ = [
     "accuracy_table",
     "as_json",
     "check_output",
+    "data_notes",
     "drift_table",
     "latency_table",
     "open_data",
     "open_model",
     "size_table",
-    "workspace",
-]
-    "Source",
-    "accuracy_table",
-    "as_json",
-    "check_output",
-    "drift_table",
-    "latency_table",
-    "open_data",
-    "open_model",
     "workspace",
 ]
 
@@ -139,22 +130,19 @@ def drift_table(comparison: Comparison) -> Table:
 
 
 def latency_table(comparisons: Mapping[str, LatencyComparison], title: str) -> Table:
-    """One row a candidate: both latencies, the ratio with its interval, the decision."""
+    """One row a candidate: both medians, the speed-up, the ratio with its interval, the decision."""
     rows = tuple(
         (
             name,
-            c.reference.p50_ms,
-            c.candidate.p50_ms,
-            c.ratio,
-            f"{c.low:.3f} .. {c.high:.3f}",
+            f"{c.reference.p50_ms:.4g} -> {c.candidate.p50_ms:.4g}",
             f"{1 / c.ratio:.2f}x",
+            f"{c.ratio:.3f} ({c.low:.3f} .. {c.high:.3f})",
             c.decision,
             c.processes,
         )
         for name, c in comparisons.items()
     )
-    columns = ("model", "reference p50 ms", "p50 ms", "ratio", "90 % interval", "speed-up", "decision", "processes")
-    return Table(title, columns, rows)
+    return Table(title, ("model", "p50 ms", "speed-up", "latency ratio (90 %)", "decision", "processes"), rows)
 
 
 def size_table(models: Mapping[str, Path]) -> Table:
@@ -162,3 +150,11 @@ def size_table(models: Mapping[str, Path]) -> Table:
     sizes = {name: sum(f.stat().st_size for f in data_files(path)) for name, path in models.items()}
     first = next(iter(sizes.values()))
     return Table("Size", ("model", "bytes", "share"), tuple((n, b, b / first) for n, b in sizes.items()))
+
+
+def data_notes(data: Dataset) -> tuple[Note, ...]:
+    """What was decided about the data on the way, and that made-up ones judge no accuracy."""
+    notes = [Note("data", "note", text) for text in data.notes]
+    if data.synthetic:
+        notes.append(Note("data", "made up", "no --data: what made-up inputs show is not the accuracy on real ones"))
+    return tuple(notes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxopt.commands.common import Source, accuracy_table, as_json, drift_table, open_data, open_model
+from onnxopt.commands.common import Source, accuracy_table, as_json, data_notes, drift_table, open_data, open_model
 from onnxopt.core.progress import Progress
-from onnxopt.core.report import Note, Report, Status, Verdict
+from onnxopt.core.report import Report, Status, Verdict
 from onnxopt.evaluate.compare import Comparison, compare_models
 from onnxopt.run.target import Target
 
@@ -51,14 +51,8 @@ def compare(
         verdict=judge(found, max_drop),
         data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
         tables=(accuracy_table(found), drift_table(found)),
-        notes=(Note("data", "made up", "no --data: agreement on made-up inputs says little"),)
-        if data.synthetic
-        else (),
+        notes=data_notes(data),
     )
-
-
-def _made_up(synthetic: bool) -> tuple[Note, ...]:
-    return (Note("data", "made up", "no --data: agreement on made-up inputs says little"),) if synthetic else ()
 
 
 def judge(found: Comparison, max_drop: float | None) -> Verdict:

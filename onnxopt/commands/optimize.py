@@ -11,6 +11,7 @@ from onnxopt.commands.common import (
     Source,
     as_json,
     check_output,
+    data_notes,
     latency_table,
     open_data,
     open_model,
@@ -100,7 +101,7 @@ def optimize(
                 size_table({"input": path, "output": candidate}),
                 latency_table({"output": latency}, "Against the input, interleaved in fresh processes"),
             ),
-            _notes(records),
+            _notes(records) + data_notes(data),
         )
 
 

@@ -1,4 +1,4 @@
-"""What a written model says about where it came from: ``metadata_props["onnxopt"]``, the same bytes for the same inputs."""
+"""What a written model says about its origin, in ``metadata_props["onnxopt"]``: the same bytes for the same inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``quantize``: the fastest INT8 form of a model within the accuracy budget, or the plain statement that there is none."""
+"""``quantize``: the fastest INT8 form of a model within the accuracy budget, or the plain word that there is none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnxopt.commands.common import (
     accuracy_table,
     as_json,
     check_output,
+    data_notes,
     drift_table,
     latency_table,
     open_data,
@@ -91,9 +92,7 @@ def quantize(
     model = open_model(path, target)
     final = check_output(output, path)
     calibration, held_back = _data(source, eval_data, path, target)
-    scorer = Scorer(
-        path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress
-    )
+    scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, calibration, target, source.seed, progress)
         cleanups = [create(name) for name in OPTIMIZE]
@@ -200,7 +199,4 @@ def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None) -> Verdi
 def _notes(candidates: Sequence[Candidate], chosen: Candidate | None, held_back: Dataset) -> tuple[Note, ...]:
     shown = [chosen] if chosen is not None else candidates
     notes = [Note(f"{c.name}: {n.node}", n.verdict, n.reason) for c in shown for n in c.notes]
-    notes += [Note("data", "note", text) for text in held_back.notes]
-    if held_back.synthetic:
-        notes.append(Note("data", "made up", "no --data: accuracy is known on made-up inputs only"))
-    return tuple(notes)
+    return (*notes, *data_notes(held_back))
