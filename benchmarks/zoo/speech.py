@@ -22,7 +22,7 @@ RATE = 16000
 FRAME, CONTEXT = 512, 64
 STATE_SHAPE = (1, 1, 128)
 CLIP_FRAMES = 625
-PAUSE_SECONDS = (0.4, 2.5)
+PAUSE_SECONDS = (0.5, 6.0)
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
 SPEECH_LEVEL = 0.1
 # A frame counts as speech this many dB below the clip's loud frames; espeak-ng is silent between words.
