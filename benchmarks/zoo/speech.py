@@ -5,9 +5,9 @@ last 64 of the frame before, and the LSTM state `h`, `c` (1, 1, 128); it gives a
 """
 
 import importlib.util
-import io
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,8 +34,9 @@ EVALUATION_VOICES = ("en-us+m3", "en-gb+f2", "en-029+m7", "en-us+f4", "en-gb-x-r
 
 def speak(sentence: str, voice: str) -> np.ndarray:
     """Return `sentence` as (samples,) float32 at 16 kHz."""
-    command = ["espeak-ng", "-v", voice, "--stdout", sentence]
-    rate, audio = wavfile.read(io.BytesIO(subprocess.run(command, check=True, capture_output=True).stdout))
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        subprocess.run(["espeak-ng", "-v", voice, "-w", file.name, sentence], check=True)
+        rate, audio = wavfile.read(file.name)
     return resample_poly(audio.astype(np.float32) / 32768, RATE, rate).astype(np.float32)
 
 
