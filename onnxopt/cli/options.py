@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from onnxopt.run.target import Target
 
 __all__ = [
+    "MAX_DROP",
     "PATH",
     "data_options",
     "finish",
@@ -32,6 +34,24 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+
+
+class NonNegative(click.FloatRange):
+    """A finite number from 0 up (``nan`` lies in every range of click's own)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number.
+
+        Raises:
+            click.BadParameter: It is negative, infinite or not a number.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+MAX_DROP = NonNegative(min=0)
 PIPE_WIDTH = 120
 """Columns of a table in a file or a CI log."""
 
@@ -50,7 +70,7 @@ def data_options(function: F) -> F:
             click.option("--output-name", metavar="NAME", help="The model output to judge; default: the first."),
             click.option("--preprocess", type=PATH, metavar="TOML", help="How images become arrays."),
             click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N samples."),
-            click.option("--seed", default=0, show_default=True, metavar="S", help="Seed of every random choice."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Seed of every random choice."),
         ]
     ):
         function = option(function)

@@ -26,6 +26,7 @@ from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary
+from onnxopt.errors import UsageError
 from onnxopt.run.target import Target
 
 __all__ = ["list_passes", "optimize"]
@@ -61,6 +62,8 @@ def optimize(
         VerificationError: A pass broke the model; the message names it.
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
+    if passes is not None and not passes:
+        raise UsageError("there is no pass to run", where="--passes", fix="name passes of `onnxopt optimize --list`")
     chosen = [create(name) for name in (OPTIMIZE if passes is None else passes)]
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     model = open_model(path, target)

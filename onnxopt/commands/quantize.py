@@ -23,6 +23,7 @@ from onnxopt.commands.common import (
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.core.query import nodes
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError
@@ -32,6 +33,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantize.dynamic import DynamicQuantize
 from onnxopt.quantize.search import Candidate, best, try_candidate
+from onnxopt.quantize.select import excluded, matching
 from onnxopt.quantize.static import StaticQuantize
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
@@ -90,6 +92,7 @@ def quantize(
             fix="give --data, or use --mode dynamic",
         )
     model = open_model(path, target)
+    excluded(nodes(model), exclude)
     final = check_output(output, path)
     calibration, held_back = _data(source, eval_data, path, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
@@ -98,7 +101,7 @@ def quantize(
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
-        attempts = _passes(mode, exclude, calibration)
+        attempts = _passes(mode, [p for p in exclude if matching(nodes(clean), p)], calibration)
         candidates = [try_candidate(item, clean, path, scorer, feeds, max_drop, ctx) for item in attempts]
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:

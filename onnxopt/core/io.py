@@ -9,6 +9,7 @@ is replaced.
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,8 @@ __all__ = ["EXTERNAL_THRESHOLD", "content_hash", "data_files", "load", "save", "
 
 EXTERNAL_THRESHOLD = 1_800_000_000
 """Weights above this many bytes go to an external file; protobuf cannot write a message of 2**31 bytes."""
+OPTIONAL_INPUTS = 4
+"""The IR version since which an initializer need not be an input."""
 ALIGNMENT = 64
 HASH_LENGTH = 16
 KEEP_INLINE = 1024
@@ -48,6 +51,8 @@ def load(path: Path) -> Model:
         raise ModelError(
             f"this is not a valid ONNX model: {error}", where=str(path), fix="export the model again"
         ) from error
+    if not model.graph.outputs:
+        raise ModelError("the model has no outputs", where=str(path), fix="export the model again")
     resolve(model, path)
     return model
 
@@ -108,11 +113,11 @@ def _sha256(stream: BinaryIO) -> str:
 
 
 def _read_proto(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        raise ModelError(
-            "a folder was given where a model file is expected", where=str(path), fix="name the .onnx file in it"
-        )
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise ModelError(f"the model is {kind}", where=str(path), fix="name the .onnx file itself")
         payload = path.read_bytes()
     except OSError as error:
         raise ModelError(
@@ -135,7 +140,19 @@ def _read_proto(path: Path) -> onnx.ModelProto:
 
 
 def _normalize(proto: onnx.ModelProto) -> None:
-    """Undoes two legal spellings that ``onnx_ir`` drops or keeps apart: sparse initializers, ``ai.onnx`` for ``""``."""
+    """Undoes three legal spellings: sparse initializers, ``ai.onnx`` for ``""``, initializers that must be inputs.
+
+    Before IR version 4 every initializer is listed as a graph input, which says nothing; since then it means that a
+    caller may replace it.
+    """
+    if proto.ir_version < OPTIONAL_INPUTS:
+        constants = {t.name for t in proto.graph.initializer} | {
+            t.values.name for t in proto.graph.sparse_initializer
+        }
+        inputs = [value for value in proto.graph.input if value.name not in constants]
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        proto.ir_version = OPTIONAL_INPUTS
     for sparse in proto.graph.sparse_initializer:
         dense = np.zeros(tuple(sparse.dims), dtype=numpy_helper.to_array(sparse.values).dtype)
         indices = numpy_helper.to_array(sparse.indices)

@@ -52,8 +52,9 @@ class DynamicQuantize:
             UsageError: An exclusion pattern matches no node.
         """
         del ctx
+        excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = excluded(nodes(model), self.exclude)
+        skip = excluded(nodes(model), self.exclude, strict=False)
         writer = _Writer(model, self.scheme)
         changes = 0
         notes: list[Note] = []

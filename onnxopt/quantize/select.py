@@ -18,7 +18,7 @@ from onnxopt.core.query import Model, constant, graphs, label
 from onnxopt.core.report import Note
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["Placement", "compute_reason", "excluded", "flag", "place", "weight_axis"]
+__all__ = ["Placement", "compute_reason", "excluded", "flag", "matching", "place", "weight_axis"]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
@@ -104,24 +104,29 @@ def weight_axis(node: ir.Node) -> int:
     return 0 if node.op_type == "Gemm" and flag(node, "transB") else 1
 
 
-def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str]) -> frozenset[ir.Node]:
+def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True) -> frozenset[ir.Node]:
     """The nodes whose name or op type matches one of the shell-style ``patterns``.
 
     Raises:
-        UsageError: A pattern matches no node.
+        UsageError: A pattern matches no node, and ``strict`` demands that each does.
     """
     listed = list(candidates)
     found: set[ir.Node] = set()
     for pattern in patterns:
-        matched = [n for n in listed if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
-        if not matched:
+        nodes = matching(listed, pattern)
+        if not nodes and strict:
             raise UsageError(
                 f"the exclusion pattern {pattern!r} matches no node",
                 where="--exclude",
                 fix=nearest(pattern, [label(n) for n in listed] + [n.op_type for n in listed]),
             )
-        found.update(matched)
+        found.update(nodes)
     return frozenset(found)
+
+
+def matching(candidates: Iterable[ir.Node], pattern: str) -> list[ir.Node]:
+    """The nodes whose name or op type matches a shell-style ``pattern``."""
+    return [n for n in candidates if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
 
 
 def _gemm_reason(node: ir.Node) -> str | None:

@@ -63,8 +63,9 @@ class StaticQuantize:
             raise DataError(
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
+        excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        placement = place(model, excluded(nodes(model), self.exclude))
+        placement = place(model, excluded(nodes(model), self.exclude, strict=False))
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
         names = [v.name or "" for v in dict.fromkeys(placement.grid_of.values())]
