@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from onnxopt.cli.options import MAX_DROP, PATH, data_options, finish, json_option, progress, source, target, target_options
+from onnxopt.cli.options import (
+    MAX_DROP,
+    PATH,
+    data_options,
+    finish,
+    json_option,
+    progress,
+    source,
+    target,
+    target_options,
+)
 
 __all__ = ["command"]
 

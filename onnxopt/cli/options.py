@@ -70,7 +70,7 @@ def data_options(function: F) -> F:
             click.option("--output-name", metavar="NAME", help="The model output to judge; default: the first."),
             click.option("--preprocess", type=PATH, metavar="TOML", help="How images become arrays."),
             click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N samples."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Seed of every random choice."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."),
         ]
     ):
         function = option(function)
@@ -151,8 +151,11 @@ def progress() -> Progress:
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
     settings = click.get_current_context().ensure_object(Settings)
+    code = report.exit_code
+    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
+        code = (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
     if settings.json:
-        click.echo(report.to_json())
+        click.echo(report.to_json(code))
     else:
         from rich.console import Console
 
@@ -160,6 +163,4 @@ def finish(report: Report, *, inconclusive: str | None = None) -> int:
 
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)
-    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
-        return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
-    return report.exit_code
+    return code

@@ -23,10 +23,10 @@ from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
+from onnxopt.errors import UsageError
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary
-from onnxopt.errors import UsageError
 from onnxopt.run.target import Target
 
 __all__ = ["list_passes", "optimize"]
@@ -67,7 +67,7 @@ def optimize(
     chosen = [create(name) for name in (OPTIMIZE if passes is None else passes)]
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     model = open_model(path, target)
-    final = check_output(output, path)
+    final = check_output(output, path, source.path, source.preprocess)
     data = open_data(source, path, model, target)
     with workspace() as folder:
         ctx = Context(folder, data, target, source.seed, progress)

@@ -21,7 +21,7 @@ from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantize.affine import quantize_array, weight_scale
 from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import compute_reason, excluded, flag, weight_axis
+from onnxopt.quantize.select import COMPUTE, compute_reason, excluded, flag, weight_axis
 
 __all__ = ["DynamicQuantize"]
 
@@ -60,15 +60,21 @@ class DynamicQuantize:
         notes: list[Note] = []
         for graph in graphs(model):
             for node in list(graph):
-                if node.op_type not in DYNAMIC or node.domain != "":
+                if node.op_type not in COMPUTE or node.domain != "":
                     continue
-                reason = "excluded" if node in skip else compute_reason(node)
+                reason = "excluded" if node in skip else _reason(node)
                 if reason is None:
                     writer.rewrite(node)
                     changes += 1
                 else:
                     notes.append(Note(label(node), "float", reason))
         return PassResult(model, changes, tuple(notes))
+
+
+def _reason(node: ir.Node) -> str | None:
+    if node.op_type not in DYNAMIC:
+        return f"the dynamic form of {node.op_type} is slower than float"
+    return compute_reason(node)
 
 
 class _Writer:

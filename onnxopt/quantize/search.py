@@ -6,6 +6,7 @@ input model is itself a candidate, so what is returned was seen to be faster and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from onnxopt.errors import ModelError, VerificationError
 from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context, Pass
+from onnxopt.quantize.select import COMPUTE
 from onnxopt.run.session import Feeds
 
 __all__ = ["Candidate", "best", "try_candidate"]
@@ -70,7 +72,7 @@ def try_candidate(
     except ModelError as error:
         return Candidate(item.name, None, path, 0, "invalid", error.what)
     if not result.changes:
-        return Candidate(item.name, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
+        return Candidate(item.name, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
 
     def conclude(outcome: str, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
@@ -93,6 +95,14 @@ def try_candidate(
     if latency.decision == "faster":
         return conclude("faster", speed, comparison, latency)
     return conclude("undecided" if latency.decision == "inconclusive" else "not faster", speed, comparison, latency)
+
+
+def _declined(notes: Sequence[Note]) -> str:
+    """Why no node was changed, the commonest reasons first."""
+    if not notes:
+        return f"the model has no {', '.join(sorted(COMPUTE))}"
+    counts = Counter(note.reason for note in notes)
+    return "no node can run on integers: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -9,16 +9,30 @@ QuantizeLinear disappears into the grid. Everything else stays float and gets no
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.query import Model, constant, graphs, label
 from onnxopt.core.report import Note
+from onnxopt.core.tensors import borrow
 from onnxopt.errors import UsageError, nearest
+from onnxopt.passes.constants import reason_not_constant
 
-__all__ = ["Placement", "compute_reason", "excluded", "flag", "matching", "place", "weight_axis"]
+__all__ = [
+    "ACTIVATIONS",
+    "COMPUTE",
+    "Placement",
+    "compute_reason",
+    "excluded",
+    "flag",
+    "matching",
+    "place",
+    "weight_axis",
+]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
@@ -45,14 +59,14 @@ class Placement:
     notes: tuple[Note, ...]
 
 
-def place(model: Model, exclude: frozenset[ir.Node] = frozenset()) -> Placement:
-    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float."""
+def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -> Placement:
+    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float, with the reason."""
     nodes: list[ir.Node] = []
     notes: list[Note] = []
     for node in model.graph:
         if node.op_type not in COMPUTE or node.domain != "":
             continue
-        reason = "excluded" if node in exclude else compute_reason(node)
+        reason = exclude.get(node) or compute_reason(node)
         if reason is None:
             nodes.append(node)
         else:
@@ -80,14 +94,19 @@ def place(model: Model, exclude: frozenset[ir.Node] = frozenset()) -> Placement:
 
 def compute_reason(node: ir.Node) -> str | None:
     """Why a Conv, Gemm or MatMul has no integer kernel; ``None`` when it has one."""
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return "an attribute is decided by the caller of its function"
     data, weight = node.inputs[0], node.inputs[1]
     tensor = constant(weight)
     if tensor is None or data is None:
-        return "its weight is not constant"
+        return f"its weight {reason_not_constant(weight)}"
     if constant(data) is not None:
         return "its data input is constant"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"its weight is {tensor.dtype.name.lower()}, not float32"
+    with borrow(tensor) as array:
+        if not np.isfinite(array).all():
+            return "its weight holds NaN or infinity"
     dims = len(tensor.shape)
     if node.op_type == "MatMul" and dims != 2:
         return f"its weight has {dims} dimensions, not 2"

@@ -94,7 +94,7 @@ def set_external(path: Path, key: str, value: str) -> None:
     write(model, path)
 
 
-def mlp_data(path: Path, samples: int = 12, **arrays: np.ndarray) -> Path:
+def mlp_data(path: Path, samples: int = 64, **arrays: np.ndarray) -> Path:
     """An npz for the MLP; ``arrays`` replace or add entries."""
     np.savez(path, **{"x": normal(samples, FEATURES, seed=9), **arrays})
     return path

@@ -81,7 +81,7 @@ def test_an_unknown_preprocess_key(cnn_model: Path, tmp_path: Path, refused: Ref
     refused(2, [*arguments, "--preprocess", tmp_path / "p.toml"], "resise", "resize")
 
 
-def test_preprocessing_has_no_effect_on_arrays(mlp_model: Path, mlp_npz: Path, tmp_path: Path, refused: Refused) -> None:
+def test_preprocessing_is_not_for_arrays(mlp_model: Path, mlp_npz: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "p.toml").write_text("layout = 'NCHW'\n")
     arguments = ["compare", mlp_model, mlp_model, "--data", mlp_npz, "--preprocess", tmp_path / "p.toml"]
     refused(2, arguments, "images only")
