@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ COMMANDS = {
     "demo": "The whole path on a small real model, in under two minutes.",
 }
 EXIT_USAGE = 2
+COMPLETE = "_ONNXOPT_COMPLETE"
+"""The variable through which a shell asks for completions."""
 EXIT_SYSTEM = 3
 EXIT_INTERNAL = 3
 EXIT_INTERRUPTED = 130
@@ -99,7 +102,10 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         # Else the interpreter tries again when it ends, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_PIPE if isinstance(error, BrokenPipeError) else _environment(error, arguments, as_json=False)
+        if isinstance(error, BrokenPipeError):
+            code = EXIT_PIPE
+        elif code != EXIT_SYSTEM:
+            code = _environment(error, arguments, as_json=False)
     sys.exit(code)
 
 
@@ -107,7 +113,12 @@ def run(arguments: list[str]) -> int:
     """Runs one command line; the exit code."""
     as_json = "--json" in arguments
     try:
-        result: Any = cli.main(args=arguments, prog_name="onnxopt", standalone_mode=False)
+        if COMPLETE in os.environ:
+            cli.main(arguments, prog_name="onnxopt")  # click answers the shell's question and exits
+        with cli.make_context("onnxopt", list(arguments)) as ctx:
+            result: Any = cli.invoke(ctx)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except OnnxoptError as error:
         return _explain(error.what, error.where, error.fix, error.exit_code, as_json=as_json)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -119,10 +130,15 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         where, fix = " ".join(["onnxopt", *arguments]), "nothing was written; run the same command again"
         return _explain("interrupted", where, fix, EXIT_INTERRUPTED, as_json=as_json)
+    except BrokenPipeError:
+        return EXIT_PIPE
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # click and rich end so when nobody reads stdout any more
+        if COMPLETE in os.environ:
+            raise
+        if isinstance(error.__context__, BrokenPipeError):  # so rich ends when nobody reads stdout any more
             return EXIT_PIPE
-        raise
+        what, where = f"code that was called ended the program ({error.code})", " ".join(["onnxopt", *arguments])
+        return _explain(what, where, "raise an exception instead of calling sys.exit", EXIT_SYSTEM, as_json=as_json)
     except (OSError, MemoryError) as error:
         if _wants_traceback(arguments):
             raise
@@ -155,6 +171,7 @@ def _environment(error: OSError | MemoryError, arguments: list[str], *, as_json:
 
 def _explain(what: str, where: str, fix: str, code: int, *, as_json: bool) -> int:
     if as_json:
-        click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
+        with suppress(OSError):  # stdout may be what is broken
+            click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
     click.echo(printable(f"error: {what}\n  where: {where}\n  what to do: {fix}"), err=True)
     return code

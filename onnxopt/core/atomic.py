@@ -108,10 +108,10 @@ def check_writable(path: Path) -> Path:
         raise OutputError(f"the result cannot replace {kind}", where=str(path), fix="give a file name with -o")
     if not final.parent.is_dir():
         raise OutputError("the output folder does not exist", where=str(final.parent), fix="create it, or change -o")
-    probe = final if mode is not None else final.parent
-    if not os.access(probe, os.W_OK) or not os.access(final.parent, os.W_OK | os.X_OK):
-        raise OutputError("no permission to write the result", where=str(path), fix="change -o or the permissions")
-    return final
+    if mode is not None and not os.access(final, os.W_OK):
+        raise OutputError("the file there is write-protected", where=str(path), fix="change -o or the permissions")
+    with pending(final.parent):  # permissions alone do not tell: the file system may be read-only
+        return final
 
 
 def _open(folder: Path, hidden: Path) -> tuple[int, bool]:

@@ -103,7 +103,7 @@ class Report:
             "exit_code": self.exit_code if exit_code is None else exit_code,
             **asdict(self),
         }
-        return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(document), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:

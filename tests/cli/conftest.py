@@ -16,6 +16,7 @@ import pytest
 from sample_models import cnn, cnn_data, mlp, mlp_data, write
 
 from onnxopt.bench.measure import LatencyComparison, Side
+from onnxopt.bench.stats import Decision
 from onnxopt.cli.main import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,13 +82,17 @@ def refused(invoke: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Out
     return call
 
 
+def latency(decision: Decision) -> LatencyComparison:
+    """A measurement that came out so."""
+    side = Side(p25_ms=1.0, p50_ms=1.0, load_ms=1.0, first_run_ms=1.0, peak_rss_mb=1.0)
+    return LatencyComparison(decision, 0.5, 0.5, 0.4, 0.6, 0.1, 0.03, 5, 50, False, side, side, (0.5,))
+
+
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency measurements that take no time and always find the candidate faster, for tests of everything else."""
-    side = Side(p25_ms=1.0, p50_ms=1.0, load_ms=1.0, first_run_ms=1.0, peak_rss_mb=1.0)
-    fixed = LatencyComparison("faster", 0.5, 0.5, 0.4, 0.6, 0.1, 0.03, 5, 50, False, side, side, (0.5,))
     for module in ("onnxopt.quantize.search", "onnxopt.commands.optimize"):
-        monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: fixed)
+        monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: latency("faster"))
 
 
 @pytest.fixture
