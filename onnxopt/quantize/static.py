@@ -93,8 +93,9 @@ def _placed(
     skip, ranges = dict(skip), dict[str, MinMax]()
     while True:
         placement = place(model, skip)
-        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values())
-        ranges |= calibrate(model, [name for name in wanted if name not in ranges], data, ctx)
+        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values() if (v.name or "") not in ranges)
+        if wanted:
+            ranges |= calibrate(model, list(wanted), data, ctx)
         bad = [v for v, source in placement.grid_of.items() if not ranges[source.name or ""].finite]
         if not bad:
             return placement, ranges

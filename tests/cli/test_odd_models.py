@@ -177,6 +177,16 @@ def test_shared_weights_stay_shared(mode: str, quantized: Callable[..., Path], m
 
 
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("attributes", ["alpha = 0.5", "beta = 2.0", "transB = 1", "transB = 1, alpha = 3.0"])
+def test_the_attributes_of_gemm(attributes: str, mode: str, quantized: Callable[..., Path], mlp_npz: Path) -> None:
+    text = MLP.replace("h = MatMul(x, w1)", f"h = Gemm<{attributes}>(x, w1, b1)")
+    weights = {**mlp_weights(), "b1": 5 * normal(HIDDEN, seed=3)}
+    if "transB" in attributes:
+        weights["w1"] = weights["w1"].T.copy()
+    quantized(parsed(text, weights), "--data", mlp_npz, "--mode", mode)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_a_channel_of_zeros(mode: str, quantized: Callable[..., Path], mlp_npz: Path) -> None:
     weights = mlp_weights()
     weights["w1"][:, 3] = 0
@@ -310,6 +320,20 @@ def test_a_local_function_with_an_attribute_of_the_caller(
 ) -> None:
     model = parsed(FUNCTION, {**mlp_weights(), "b1": normal(HIDDEN)})
     quantized(model, "--data", mlp_npz, "--mode", mode)
+
+
+def test_weights_inside_a_function_with_an_attribute_of_the_caller(
+    quantized: Callable[..., Path], mlp_npz: Path
+) -> None:
+    model = parsed(FUNCTION, {**mlp_weights(), "b1": normal(HIDDEN)})
+    function = model.functions[0]
+    constant = onnx.helper.make_node("Constant", [], ["inner"], value=numpy_helper.from_array(mlp_weights()["w1"]))
+    for node in function.node:
+        if node.op_type == "Gemm":
+            node.input[1] = "inner"
+    function.node.insert(0, constant)
+    made = onnx.load(quantized(model, "--data", mlp_npz, "--mode", "dynamic"))
+    assert [n.op_type for n in made.functions[0].node].count("Gemm") == 1, "its alpha is not known"
 
 
 @pytest.mark.parametrize("mode", ["auto", "static", "dynamic"])
