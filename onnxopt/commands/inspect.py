@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from onnxopt.commands.common import Source, open_data, open_model
+from onnxopt.commands.common import Source, open_data, open_model, workspace
 from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.quantize.dynamic import DYNAMIC
 from onnxopt.quantize.select import place
+from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
 __all__ = ["inspect"]
@@ -28,7 +29,8 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
     source, target = source or Source(samples=1), target or Target()
     model = open_model(path, target)
     sample = open_data(source, path, model, target)[0]
-    figures = cost(model, {name: array.shape for name, array in sample.feeds.items()})
+    with workspace() as folder:
+        figures = cost(model, observed_shapes(model, sample.feeds, target, folder))
     ops = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in nodes(model))
     placement = place(model)
     size_bytes = sum(f.stat().st_size for f in data_files(path))

@@ -23,6 +23,7 @@ from onnxopt.commands.common import (
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError
@@ -32,6 +33,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantize.dynamic import DynamicQuantize
 from onnxopt.quantize.search import Candidate, best, try_candidate
+from onnxopt.quantize.select import stems
 from onnxopt.quantize.static import StaticQuantize
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
@@ -98,11 +100,12 @@ def quantize(
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
-        attempts = _passes(mode, exclude, calibration)
-        candidates = [try_candidate(item, clean, path, scorer, feeds, max_drop, ctx) for item in attempts]
+        candidates = [
+            try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx)
+            for name, item in _attempts(mode, tuple(exclude), clean, calibration).items()
+        ]
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
-            item = next(p for p in attempts if p.name == chosen.name)
             facts: dict[str, JSON] = {
                 "outcome": chosen.outcome if chosen.outcome in ("faster", "inaccurate") else "not decided",
                 "metric": chosen.comparison.metric,
@@ -110,8 +113,8 @@ def quantize(
                 "candidate_score": chosen.comparison.candidate_score,
                 "samples": chosen.comparison.samples,
             }
-            changes = {chosen.name: chosen.changes}
-            stamp(chosen.model, path, [*cleanups, item], changes=changes, verdict=facts, data=calibration)
+            changes = {chosen.item.name: chosen.changes}
+            stamp(chosen.model, path, [*cleanups, chosen.item], changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
@@ -127,13 +130,16 @@ def _data(source: Source, eval_data: str | None, path: Path, target: Target) -> 
     return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
-def _passes(mode: Mode, exclude: Sequence[str], calibration: Dataset) -> list[Pass]:
-    static, dynamic = StaticQuantize(tuple(exclude)), DynamicQuantize(tuple(exclude))
-    if mode == "static":
-        return [static]
-    if mode == "dynamic" or calibration.synthetic:
-        return [dynamic]
-    return [static, dynamic]
+def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: Dataset) -> dict[str, Pass]:
+    """The candidates that the mode allows, by name."""
+    attempts: dict[str, Pass] = {}
+    if mode == "static" or (mode == "auto" and not calibration.synthetic):
+        attempts["static"] = StaticQuantize(exclude)
+        if stems(model):
+            attempts["static, float stem"] = StaticQuantize(exclude, float_stem=True)
+    if mode != "static":
+        attempts["dynamic"] = DynamicQuantize(exclude)
+    return attempts
 
 
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:

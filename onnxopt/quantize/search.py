@@ -28,7 +28,8 @@ class Candidate:
     """One quantized form and what was found out about it.
 
     Attributes:
-        name: Name of the pass that made it.
+        name: What people call it.
+        item: The pass that made it.
         model: The model, ``None`` when it could not be built.
         path: Its file.
         changes: Nodes that run on integers.
@@ -40,6 +41,7 @@ class Candidate:
     """
 
     name: str
+    item: Pass
     model: Model | None
     path: Path
     changes: int
@@ -51,11 +53,19 @@ class Candidate:
 
 
 def try_candidate(
-    item: Pass, model: Model, reference: Path, scorer: Scorer, feeds: Sequence[Feeds], max_drop: float, ctx: Context
+    name: str,
+    item: Pass,
+    model: Model,
+    reference: Path,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    max_drop: float,
+    ctx: Context,
 ) -> Candidate:
     """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
 
     Args:
+        name: What people call it; also names its file.
         item: The pass that quantizes.
         model: The cleaned-up float model; it is not changed.
         reference: File of the input model.
@@ -64,20 +74,20 @@ def try_candidate(
         max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
     """
-    path = ctx.workdir / f"{item.name}.onnx"
+    path = ctx.workdir / f"{name}.onnx"
     try:
         result = item.run(model.clone(), ctx)
     except ModelError as error:
-        return Candidate(item.name, None, path, 0, "invalid", error.what)
+        return Candidate(name, item, None, path, 0, "invalid", error.what)
     if not result.changes:
-        return Candidate(item.name, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
+        return Candidate(name, item, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
     save(result.model, path)
 
     def conclude(outcome: str, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
         comparison = next((f for f in found if isinstance(f, Comparison)), None)
         latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
         return Candidate(
-            item.name, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
+            name, item, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
         )
 
     try:

@@ -18,12 +18,13 @@ from onnxopt.core.query import Model, constant, graphs, label
 from onnxopt.core.report import Note
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["Placement", "compute_reason", "excluded", "flag", "place", "weight_axis"]
+__all__ = ["Placement", "compute_reason", "excluded", "flag", "place", "stems", "weight_axis"]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 """Ops whose output holds only codes of the input, so that both share one grid."""
 COMPUTE = frozenset({"Conv", "MatMul", "Gemm"})
+STEM_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,32 @@ def weight_axis(node: ir.Node) -> int:
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and flag(node, "transB") else 1
+
+
+def stems(model: Model) -> frozenset[ir.Node]:
+    """The Convs of the main graph that read an input of few channels, with no other Conv, Gemm or MatMul before them.
+
+    With so few channels the integer kernel gains little over float or loses (measured: 0.5x to 1.4x), and what it costs
+    in accuracy every later layer inherits.
+    """
+    found: set[ir.Node] = set()
+    downstream: set[ir.Node] = set()
+    for node in model.graph:
+        before = {v.producer() for v in node.inputs if v is not None}
+        if before & downstream:
+            downstream.add(node)
+        elif node.op_type in COMPUTE and node.domain == "":
+            downstream.add(node)
+            weight = constant(node.inputs[1])
+            group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+            if (
+                node.op_type == "Conv"
+                and weight is not None
+                and group == 1
+                and weight.shape.numpy()[1] <= STEM_CHANNELS
+            ):
+                found.add(node)
+    return frozenset(found)
 
 
 def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str]) -> frozenset[ir.Node]:

@@ -21,7 +21,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantize.affine import qparams, quantize_array, weight_scale
 from onnxopt.quantize.calibrate import calibrate
 from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import excluded, place, weight_axis
+from onnxopt.quantize.select import excluded, place, stems, weight_axis
 
 __all__ = ["StaticQuantize"]
 
@@ -43,6 +43,7 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        float_stem: Keep the first Conv float where it reads few channels.
         scheme: The integer grids.
     """
 
@@ -50,6 +51,7 @@ class StaticQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    float_stem: bool = False
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -64,7 +66,8 @@ class StaticQuantize:
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
         model = raise_opset(model, OPSET)
-        placement = place(model, excluded(nodes(model), self.exclude))
+        skip = excluded(nodes(model), self.exclude)
+        placement = place(model, skip | stems(model) if self.float_stem else skip)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
         names = [v.name or "" for v in dict.fromkeys(placement.grid_of.values())]
