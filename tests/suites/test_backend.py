@@ -1,6 +1,6 @@
 """Every model that onnx ships with its expected outputs must still give them after ``optimize``'s list of passes.
 
-Of the 2024 models in onnx 1.23, ONNX Runtime 1.32 on a CPU runs RAN and gets them right itself; the passes change CHANGED.
+Of the 2024 models in onnx 1.23, ONNX Runtime 1.32 on a CPU runs RAN and gets them right itself; passes change CHANGED.
 The floors keep the suite from silently becoming empty when a dependency changes.
 """
 

@@ -18,9 +18,9 @@ import onnxruntime as ort
 from onnxopt.core.edit import Editor, remove_node
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
-from onnxopt.core.tensors import Array
+from onnxopt.core.tensors import Array, tensor_bytes
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, is_random, scopes, tensor_of
+from onnxopt.passes.constants import array_of, is_op, is_random, scopes, tensor_of
 from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["FoldConstants"]
@@ -30,6 +30,7 @@ KEPT = frozenset({"Constant", "Identity", "DequantizeLinear", "DynamicQuantizeLi
 SMALL = 4096
 """Elements up to which a constant input is put into the evaluated model, so that shapes can be inferred from it."""
 IR_VERSION = 10
+POINTER_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class FoldConstants:
             return None
         if is_random(node):
             return "draws random numbers"
+        if any(is_op(use.node, "If") and use.idx == 0 for output in node.outputs for use in output.uses()):
+            return "decides an If; ONNX Runtime refuses some models once it can see which branch is taken"
         if any(a.is_ref() for a in node.attributes.values()):
             return "an attribute is decided by the caller of the function"
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
@@ -75,7 +78,8 @@ class FoldConstants:
         numpy_types = [tensor is not None and _is_numpy(tensor.dtype) for tensor in tensors]
         if not all(numpy_types):
             return "numpy has no arrays of an input's element type"
-        freed = sum(t.nbytes for v, t in zip(present, tensors, strict=True) if t is not None and len(v.uses()) == 1)
+        sole = [len(value.uses()) == 1 for value in present]
+        freed = sum(tensor_bytes(t) for t, only in zip(tensors, sole, strict=True) if t is not None and only)
         arrays = [array_of(value) for value in node.inputs]
         proto = _single_node_model(node, arrays, opset)
         limit = freed + self.max_growth_bytes
@@ -151,7 +155,9 @@ def _inferred_bytes(proto: onnx.ModelProto) -> int:
         if tensor.elem_type and tensor.HasField("shape"):
             sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
             if len(sizes) == len(tensor.shape.dim):
-                total += int(np.prod(sizes, dtype=np.float64)) * ir.DataType(tensor.elem_type).bitwidth // 8
+                dtype = ir.DataType(tensor.elem_type)
+                bits = POINTER_BITS if dtype == ir.DataType.STRING else dtype.bitwidth
+                total += int(np.prod(sizes, dtype=np.float64)) * bits // 8
     return total
 
 
