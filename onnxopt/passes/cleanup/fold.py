@@ -54,6 +54,8 @@ class FoldConstants:
                 if node.domain != "" or node.op_type in KEPT or not node.inputs:
                     continue
                 outcome = _value_of_shape(node, shapes) or self._evaluate(node, opset)
+                if isinstance(outcome, list) and _decides_if(node):
+                    outcome = "decides an If; ONNX Runtime refuses some models once it sees which branch is taken"
                 if isinstance(outcome, str):
                     notes.append(Note(label(node), "kept", outcome))
                 elif outcome is not None:
@@ -69,8 +71,6 @@ class FoldConstants:
             return None
         if is_random(node):
             return "draws random numbers"
-        if any(is_op(use.node, "If") and use.idx == 0 for output in node.outputs for use in output.uses()):
-            return "decides an If; ONNX Runtime refuses some models once it can see which branch is taken"
         if any(a.is_ref() for a in node.attributes.values()):
             return "an attribute is decided by the caller of the function"
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
@@ -93,6 +93,17 @@ class FoldConstants:
             if needed <= limit:
                 return outputs
         return f"its value of {needed} bytes would make the file grow by more than {self.max_growth_bytes}"
+
+
+def _decides_if(node: ir.Node, depth: int = 4) -> bool:
+    """Whether the node, or what is computed from it and constants alone, is the condition of an If."""
+    for use in (use for output in node.outputs for use in output.uses()):
+        if is_op(use.node, "If") and use.idx == 0:
+            return True
+        others = (value for value in use.node.inputs if value is not None and value.producer() is not node)
+        if depth and all(tensor_of(value) is not None for value in others) and _decides_if(use.node, depth - 1):
+            return True
+    return False
 
 
 def _is_numpy(dtype: ir.DataType) -> bool:
