@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxopt.core.query import Model, graphs
 
-__all__ = ["Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
+__all__ = ["INITIALIZERS_ARE_INPUTS", "Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
 
 Array = np.ndarray[Any, Any]
 
