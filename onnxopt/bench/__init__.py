@@ -1,1 +1,1 @@
-"""Is the changed model really faster? Paired measurement in fresh processes."""
+"""Latency, memory and load time, measured in fresh worker processes."""

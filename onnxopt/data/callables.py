@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxopt.core.query import TensorSpec
 from onnxopt.data.archive import load
-from onnxopt.data.check import fit
+from onnxopt.data.check import fit, require_labels
 from onnxopt.data.content import Digest, Source
 from onnxopt.data.dataset import Array, Sample
 from onnxopt.errors import DataError, OnnxoptError, nearest
@@ -150,7 +150,11 @@ def _sample(item: object, specs: Sequence[TensorSpec], where: str) -> Sample:
         raise _foreign(type(item).__name__, where)
     feeds = cast(Mapping[object, object], item)
     arrays = {str(name): _array(value, f"{where}, input {name!r}") for name, value in feeds.items()}
-    return Sample(fit(arrays, specs, where), None if labels is None else np.atleast_1d(labels))
+    fitted = fit(arrays, specs, where)
+    if labels is None:
+        return Sample(fitted)
+    require_labels(labels.shape, [array.shape for array in fitted.values()], where)
+    return Sample(fitted, np.atleast_1d(labels))
 
 
 def _array(value: object, where: str) -> Array:

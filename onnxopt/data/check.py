@@ -15,7 +15,16 @@ from onnxopt.core.query import TensorSpec
 from onnxopt.data.dataset import Array
 from onnxopt.errors import DataError, nearest
 
-__all__ = ["Shape", "fit", "require_dtype", "require_names", "require_shape", "require_tensors", "shape_text"]
+__all__ = [
+    "Shape",
+    "fit",
+    "require_dtype",
+    "require_labels",
+    "require_names",
+    "require_shape",
+    "require_tensors",
+    "shape_text",
+]
 
 Shape = tuple[int | str | None, ...]
 """Expected dimensions: a size, or a symbol or ``None`` for any size."""
@@ -63,7 +72,7 @@ def require_names(found: Iterable[str], specs: Sequence[TensorSpec], where: str)
         raise DataError(
             f"array {_listed(extra)} is not an input of the model ({both})",
             where=where,
-            fix=f"remove it or rename it, {nearest(extra[0], wanted)} Name the labels with --labels",
+            fix=f"remove it or rename it ({nearest(extra[0], wanted)}); labels are named with --labels",
         )
 
 
@@ -103,6 +112,23 @@ def require_shape(found: tuple[int, ...], expected: Shape | None, name: str, whe
         where=where,
         fix=_shape_hint(found, expected),
     )
+
+
+def require_labels(found: tuple[int, ...], inputs: Sequence[tuple[int, ...]], where: str) -> None:
+    """Nothing, if labels of shape ``found`` can belong to a call with ``inputs`` of these shapes.
+
+    The batch is the first axis, or the second where time comes first (ONNX recurrent layers).
+
+    Raises:
+        DataError: There is another number of labels.
+    """
+    batches = {size for shape in inputs for size in shape[:2]}
+    if batches and (found[0] if found else 1) not in batches:
+        raise DataError(
+            f"labels {shape_text(found)} do not match the inputs {', '.join(map(shape_text, inputs))}",
+            where=where,
+            fix="give one label a row of the batch",
+        )
 
 
 def fit(feeds: Mapping[str, Array], specs: Sequence[TensorSpec], where: str) -> dict[str, Array]:

@@ -6,7 +6,6 @@ import hashlib
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from onnxopt.data.dataset import Array, Sample
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, OnnxoptError
 
 __all__ = ["Digest", "Source", "natural_key", "readable"]
 
@@ -95,20 +94,13 @@ def readable(path: Path, kind: str) -> Generator[None]:
         if "pickle" in str(error) or "Object arrays" in str(error):
             fix = "store plain numeric or string arrays: pickled objects can run code and are refused"
         raise DataError(f"not a readable {kind} file: {error}", where=str(path), fix=fix) from error
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,
-        SyntaxError,
-        TypeError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except OnnxoptError:
+        raise
+    except Exception as error:  # numpy, Pillow and zipfile raise almost anything on damaged bytes
         raise DataError(
-            f"cannot read the {kind} file: {error or type(error).__name__}", where=str(path), fix="write the file again"
+            f"cannot read the {kind} file: {str(error) or type(error).__name__}",
+            where=str(path),
+            fix="write the file again",
         ) from error
 
 

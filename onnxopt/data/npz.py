@@ -16,7 +16,7 @@ import numpy as np
 from onnxopt.core.query import TensorSpec
 from onnxopt.data import archive
 from onnxopt.data.archive import Header
-from onnxopt.data.check import Shape, fit, require_dtype, require_names, require_shape, shape_text
+from onnxopt.data.check import Shape, fit, require_dtype, require_labels, require_names, require_shape, shape_text
 from onnxopt.data.content import Digest, Source, natural_key
 from onnxopt.data.dataset import Array, Sample
 from onnxopt.errors import DataError, nearest
@@ -75,7 +75,7 @@ def open_npz_folder(folder: Path, specs: Sequence[TensorSpec], labels: str) -> S
             require_shape(_with_batch(header.shape, spec), spec.shape, spec.name, str(path))
         if key is not None:
             labelled.append(path)
-            _require_label_count(headers[key].shape, [headers[spec.name].shape for spec in specs], specs, path)
+            require_labels(headers[key].shape, [_with_batch(headers[s.name].shape, s) for s in specs], str(path))
         archive.digest(path, digest)
     if labelled and len(labelled) != len(paths):
         bare = next(path for path in paths if path not in labelled)
@@ -163,7 +163,7 @@ def _stacked(
 def _rows_per_call(found: tuple[int, ...], spec: TensorSpec, where: str) -> int | None:
     """Rows of a stacked array that one call takes, or ``None`` where each entry is a whole call."""
     if spec.shape is not None and (not spec.shape or len(found) == len(spec.shape) + 1):
-        require_shape(found, ("N", *spec.shape), spec.name, where)
+        require_shape(found, ("samples", *spec.shape), spec.name, where)
         return None
     batch = spec.shape[0] if spec.shape else None
     step = batch if isinstance(batch, int) and batch > 0 else 1
@@ -186,19 +186,6 @@ def _label_rows(found: tuple[int, ...], total: int, step: int | None, where: str
     if step is None:
         return 1 if len(found) == 1 else None
     return step
-
-
-def _require_label_count(
-    found: tuple[int, ...], inputs: Sequence[tuple[int, ...]], specs: Sequence[TensorSpec], path: Path
-) -> None:
-    shapes = [_with_batch(shape, spec) for shape, spec in zip(inputs, specs, strict=True)]
-    batches = sorted({size for shape in shapes for size in shape[:2]})  # batch first, or time first
-    if (found[0] if found else 1) not in batches and batches:
-        raise DataError(
-            f"labels {shape_text(found)} do not match the inputs {', '.join(map(shape_text, shapes))}",
-            where=str(path),
-            fix="give one label a row of the batch",
-        )
 
 
 def _labels_key(headers: Mapping[str, Header], specs: Sequence[TensorSpec], labels: str, where: str) -> str | None:

@@ -22,7 +22,7 @@ __all__ = ["synthetic"]
 
 _SIZES = (16, 1, 8, 32, 64, 128, 224, 3)
 _RANKS = (0, 1, 2, 4)
-_MAX_ELEMENTS = 1 << 24
+_MAX_ELEMENTS = 1 << 22
 _MAX_TRIES = 300
 _TOP = (10, 2, 1)
 """Integers are drawn below the first of these, then the next: token ids, then flags, then zero."""

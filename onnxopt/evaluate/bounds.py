@@ -20,7 +20,7 @@ LEVEL = 0.95
 REPLICATES = 2000
 MIN_ITEMS = 10
 """Fewer rows than this give no bootstrap bound."""
-MAX_ITEMS = 20_000
+MAX_ITEMS = 5_000
 """More rows than this are added up in groups first: the bound of so many does not need single ones."""
 CHUNK = 2_000_000
 

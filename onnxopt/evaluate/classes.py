@@ -37,10 +37,12 @@ def topk_rows(outputs: Array, labels: Array, k: int) -> Rows:
     scores, truth = _scores_and_labels(outputs, labels)
     padding = _padding(truth)
     _check_range(truth, scores.shape[-1], padding)
-    index = np.where(padding, 0, truth)[..., None]
-    own: Array = np.take_along_axis(scores, index, axis=-1)
-    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[-1]) < index))
-    right = (ahead.sum(axis=-1) < k) & ~np.isnan(scores).any(axis=-1) & ~padding
+    index = np.where(padding, 0, truth).reshape(-1)
+    table = scores.reshape(len(index), -1)
+    own = table[np.arange(len(index)), index][:, None]
+    ahead = (table > own) | ((table == own) & (np.arange(table.shape[1]) < index[:, None]))
+    best = (ahead.sum(axis=1) < k) & ~np.isnan(table).any(axis=1)
+    right = best.reshape(truth.shape) & ~padding
     return _item_sums(right, ~padding)
 
 

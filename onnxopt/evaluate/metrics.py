@@ -74,7 +74,7 @@ def score_drop(metric: Metric, reference: Rows | float, candidate: Rows | float)
     for anything against 0.
     """
     first, second = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         worse = first - second if metric.higher_is_better else second - first
         if not metric.relative:
             return worse

@@ -24,6 +24,7 @@ Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 CPU = "CPUExecutionProvider"
 QUIET = 4
 """Log severity: fatal only; what goes wrong reaches the user as an exception."""
+ort.disable_telemetry_events()
 SHAPE_OPS = frozenset(
     {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"}
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["PROVIDERS", "Provider", "Target", "allowed_cores", "provider", "x86_flags"]
+__all__ = ["PROVIDERS", "Provider", "Target", "allowed_cores", "cpu_flags", "provider"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
 
 
 @cache
-def x86_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """The instruction-set flags of this CPU as Linux names them (empty elsewhere)."""
     for line in _lines(Path("/proc/cpuinfo")):
         if line.startswith(("flags", "Features")):

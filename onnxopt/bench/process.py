@@ -1,0 +1,144 @@
+"""Fresh worker processes, one at a time: a job goes in as files, an answer or an error comes back.
+
+No worker outlives the call that started it: it leads its own process group, which is killed whenever the wait for it is
+left, by Ctrl-C too; and it ends itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxopt import errors
+from onnxopt.bench.job import Answer, Effort, Job, Subject
+from onnxopt.errors import DataError, ModelError, OnnxoptError
+from onnxopt.run.session import Feeds
+
+__all__ = ["Laboratory", "spread"]
+
+STDERR_SHOWN = 400
+
+
+class Laboratory:
+    """Runs jobs on the same samples, one fresh process each.
+
+    It holds no result; its state is the folder with the samples.
+
+    Args:
+        folder: An existing folder for the files of the jobs.
+        feeds: The samples that the models run on, in turn.
+
+    Raises:
+        DataError: There is no sample.
+    """
+
+    def __init__(self, folder: Path, feeds: Sequence[Feeds]) -> None:
+        if not feeds:
+            raise DataError(
+                "there is no sample to run the model on",
+                where="the data given for the measurement",
+                fix="give at least one sample with --data",
+            )
+        self._folder = folder
+        self._inputs = tuple(tuple(sample) for sample in feeds)
+        np.savez(
+            folder / "feeds.npz",
+            allow_pickle=False,
+            **{f"{i}_{j}": _plain(a) for i, sample in enumerate(feeds) for j, a in enumerate(sample.values())},
+        )
+
+    def run(self, subjects: Sequence[Subject], effort: Effort, seed: int) -> Answer:
+        """The answer of one fresh worker process.
+
+        Raises:
+            ModelError: A model cannot be loaded, or the process crashed.
+            ProviderError: The provider cannot be used.
+            DataError: A model does not run on a sample.
+        """
+        source, sink = self._folder / "job.json", self._folder / "answer.json"
+        sink.unlink(missing_ok=True)
+        feeds = str(self._folder / "feeds.npz")
+        job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid())
+        source.write_text(job.to_json(), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "onnxopt.bench.worker", str(source), str(sink)]
+        code, stderr = _call(command)
+        if code != 0 or not sink.exists():
+            raise _crash(code, stderr, subjects)
+        document = json.loads(sink.read_text(encoding="utf-8"))
+        if "error" in document:
+            name, what, where, fix = document["error"]
+            kind: type[OnnxoptError] = getattr(errors, name)
+            raise kind(what, where=where, fix=fix)
+        return Answer.from_document(document["answer"])
+
+
+def spread(feeds: Sequence[Feeds], count: int) -> tuple[Feeds, ...]:
+    """At most ``count`` of the samples, evenly spaced."""
+    if len(feeds) <= count:
+        return tuple(feeds)
+    return tuple(feeds[int(i)] for i in np.linspace(0, len(feeds) - 1, count).round())
+
+
+def _call(command: Sequence[str]) -> tuple[int, str]:
+    """Exit code and error output of ``command``; its process group does not outlive this call."""
+    worker = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )
+    try:
+        _, stderr = worker.communicate()
+    except BaseException:
+        if hasattr(os, "killpg"):
+            os.killpg(worker.pid, signal.SIGKILL)
+        else:
+            worker.kill()
+        worker.communicate()
+        raise
+    return worker.returncode, stderr.decode(errors="replace")
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with the folder of this very package first on the path unless it is installed."""
+    environment = dict(os.environ)
+    home = Path(errors.__file__).resolve().parents[1]
+    if home.name not in ("site-packages", "dist-packages"):
+        known = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = str(home) + (os.pathsep + known if known else "")
+    return environment
+
+
+def _crash(code: int, stderr: str, subjects: Sequence[Subject]) -> ModelError:
+    models = " and ".join(dict.fromkeys(Path(s.path).name for s in subjects))
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        fix = "run it once in ONNX Runtime by itself: a kernel of the provider fails on this model"
+        if name == "SIGKILL":
+            fix = "free memory, or measure on smaller inputs: the system kills a process that needs more than there is"
+        return ModelError(f"the process that ran the model was killed by {name}", where=models, fix=fix)
+    said = stderr.strip().splitlines()
+    return ModelError(
+        f"the process that ran the model ended with exit code {code}"
+        + (f": {said[-1][-STDERR_SHOWN:]}" if said else ""),
+        where=models,
+        fix="run the model once in ONNX Runtime by itself with these inputs",
+    )
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array without Python objects: ONNX Runtime takes unicode arrays as strings."""
+    return array.astype(np.str_) if array.dtype.hasobject else array

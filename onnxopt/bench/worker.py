@@ -1,0 +1,176 @@
+"""The process that times models: ``python -m onnxopt.bench.worker JOB.json ANSWER.json``.
+
+It imports numpy, ONNX Runtime and little else, so that its memory and its start are those of the model. It opens every
+session first, warms each model up, then runs them in rounds of random order, so that whatever else the machine does
+falls on both alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxopt.bench.job import Answer, Effort, Job, Timing
+from onnxopt.errors import OnnxoptError
+from onnxopt.run.session import Feeds, Session, open_session
+from onnxopt.run.target import Target, provider
+
+__all__ = ["is_steady", "main", "perform"]
+
+WARM_UP_WINDOW = 10
+WARM_UP_CHANGE = 0.02
+WARM_UP_RUNS = 200
+WARM_UP_SECONDS = 5.0
+SLOW_RUN_SECONDS = 0.5
+SLOW_WARM_UP_RUNS = 3
+
+Run = Callable[[], object]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Performs the job in the first file and writes the answer, or the error, to the second."""
+    source, sink = (Path(a) for a in arguments)
+    try:
+        document = {"answer": perform(Job.from_json(source.read_text(encoding="utf-8"))).to_document()}
+    except OnnxoptError as error:
+        document = {"error": [type(error).__name__, error.what, error.where, error.fix]}
+    sink.write_text(json.dumps(document), encoding="utf-8")
+    return 0
+
+
+def perform(job: Job) -> Answer:
+    """The times of the models of ``job``.
+
+    Raises:
+        ModelError: A model cannot be loaded.
+        ProviderError: Its provider cannot be used.
+        DataError: It does not run on a sample.
+    """
+    samples = _samples(job)
+    count = len(job.subjects)
+    load_ns, first_run_ns = [0] * count, [0] * count
+    runs: list[list[Run]] = [[] for _ in job.subjects]
+    for k in range(count) if job.seed % 2 == 0 else reversed(range(count)):
+        subject = job.subjects[k]
+        start = time.perf_counter_ns()
+        session = open_session(Path(subject.path), subject.target)
+        load_ns[k] = time.perf_counter_ns() - start
+        for sample in samples:
+            feeds = {name: sample[name] for name in session.inputs if name in sample}
+            start = time.perf_counter_ns()
+            session.run(feeds)
+            first_run_ns[k] = first_run_ns[k] or time.perf_counter_ns() - start
+            runs[k].append(_bound(session, subject.target, feeds))
+            _end_when_orphaned(job)
+    gc.collect()
+    gc.disable()
+    warm_up = [len(samples) + (_warm_up(r, job) if job.effort.warm_up else 0) for r in runs]
+    times = _rounds(runs, job, job.effort)
+    return Answer(
+        tuple(Timing(load_ns[k], first_run_ns[k], warm_up[k], tuple(times[k])) for k in range(count)),
+        _peak_rss_bytes(),
+    )
+
+
+def is_steady(times: Sequence[float], window: int) -> bool:
+    """Whether the median of the last ``window`` times is within 2 % of that of the ``window`` before them."""
+    if len(times) < 2 * window:
+        return False
+    last, before = statistics.median(times[-window:]), statistics.median(times[-2 * window : -window])
+    return abs(last - before) < WARM_UP_CHANGE * before
+
+
+def _warm_up(runs: Sequence[Run], job: Job) -> int:
+    """Runs the samples in turn until the time is steady, bounded in runs and in time; returns the runs made."""
+    window = -(-WARM_UP_WINDOW // len(runs)) * len(runs)  # whole turns: both windows hold the same samples
+    times: list[int] = []
+    begin = time.perf_counter()
+    while len(times) < WARM_UP_RUNS and not is_steady(times, window):
+        times.append(_timed(runs[len(times) % len(runs)]))
+        _end_when_orphaned(job)
+        if time.perf_counter() - begin > WARM_UP_SECONDS:
+            break
+        if len(times) >= SLOW_WARM_UP_RUNS and min(times) > SLOW_RUN_SECONDS * 1e9:
+            break
+    return len(times)
+
+
+def _rounds(runs: Sequence[Sequence[Run]], job: Job, effort: Effort) -> list[list[int]]:
+    """Times in ns, one list a model: in each round every model runs once on the same sample, in random order."""
+    order, shuffle = list(range(len(runs))), random.Random(job.seed).shuffle
+    times: list[list[int]] = [[] for _ in runs]
+    samples = len(runs[0])
+    done, spent_ns = 0, 0
+    while not effort.is_spent(done, spent_ns / 1e9 / len(runs)):
+        shuffle(order)
+        for k in order:
+            elapsed = _timed(runs[k][done % samples])
+            times[k].append(elapsed)
+            spent_ns += elapsed
+        done += 1
+        _end_when_orphaned(job)
+    return times
+
+
+def _timed(run: Run) -> int:
+    start = time.perf_counter_ns()
+    run()
+    return time.perf_counter_ns() - start
+
+
+def _bound(session: Session, target: Target, feeds: Feeds) -> Run:
+    """A call of the session; on CUDA devices with inputs and outputs that stay there, so that no copy is timed."""
+    if provider(target.provider).short not in ("cuda", "tensorrt"):
+        return partial(session.raw.run, list(session.outputs), feeds)
+    binding, device = session.raw.io_binding(), int(target.options.get("device_id", "0"))
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", device))
+    for name in session.outputs:
+        binding.bind_output(name, "cuda", device)
+
+    def run() -> None:
+        session.raw.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
+
+
+def _samples(job: Job) -> list[Feeds]:
+    with np.load(job.feeds, allow_pickle=False) as arrays:
+        return [{name: arrays[f"{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(job.inputs)]
+
+
+def _end_when_orphaned(job: Job) -> None:
+    """Ends this process when the one that wants the answer is gone."""
+    if os.getppid() != job.parent:
+        sys.exit(f"process {job.parent}, which asked for this measurement, is gone")
+
+
+def _peak_rss_bytes() -> int | None:
+    """Peak resident memory of this process: ``VmHWM`` on Linux, where ``ru_maxrss`` counts the parent's too."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

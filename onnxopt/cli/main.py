@@ -1,0 +1,115 @@
+"""``onnxopt``: the lazy group of commands, and the one place where errors become messages and exit codes.
+
+Nothing heavy is imported here: a command's module is loaded when that command runs, so ``onnxopt --help`` needs
+neither onnx nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from onnxopt import __version__
+from onnxopt.errors import OnnxoptError, nearest
+
+__all__ = ["Settings", "cli", "main"]
+
+COMMANDS = {
+    "inspect": "What a model is made of, and which nodes would be quantized.",
+    "optimize": "Clean-ups and folds that leave the outputs as they are.",
+    "quantize": "INT8, static or dynamic: the fastest within the accuracy budget.",
+    "compare": "Accuracy of a model against its reference, with bounds and drift.",
+    "bench": "Latency of models, compared in pairs in fresh processes.",
+    "demo": "The whole path on a small real model, in under two minutes.",
+}
+EXIT_USAGE = 2
+EXIT_INTERNAL = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass
+class Settings:
+    """The options that stand before the command. Mutable because ``--json`` may also follow the command."""
+
+    verbosity: int = 0
+    json: bool = False
+
+
+class LazyGroup(click.Group):
+    """Loads the module of a command when it is called; lists them from the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, loaded now.
+
+        Raises:
+            click.UsageError: There is none; the message names the nearest.
+        """
+        del ctx
+        if cmd_name not in COMMANDS:
+            raise click.UsageError(f"No such command {cmd_name!r}: {nearest(cmd_name, COMMANDS)}")
+        return importlib.import_module(f"onnxopt.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table without loading a command."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnxopt")
+@click.option("-v", "--verbose", count=True, help="Every note; twice: tracebacks of internal errors.")
+@click.option("-q", "--quiet", is_flag=True, help="The verdict only, no progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout and nothing else.")
+@click.pass_context
+def cli(ctx: click.Context, verbose: int, quiet: bool, as_json: bool) -> None:
+    """Makes ONNX models smaller and faster, and proves on your runtime that they are faster and still right."""
+    ctx.obj = Settings(verbosity=-1 if quiet else verbose, json=as_json)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line and exits with the code of the table in the README."""
+    arguments = sys.argv[1:] if args is None else args
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; the exit code."""
+    as_json = "--json" in arguments
+    try:
+        result: Any = cli.main(args=arguments, prog_name="onnxopt", standalone_mode=False)
+    except OnnxoptError as error:
+        return _explain(error.what, error.where, error.fix, error.exit_code, as_json=as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxopt"
+        return _explain(error.format_message(), where, f"see `{where} --help`", EXIT_USAGE, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was written", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # the last line of defence: users never see a traceback unless they ask for it
+        if any(a.startswith("-vv") for a in arguments) or arguments.count("-v") > 1:
+            raise
+        what = f"internal error, a defect in onnxopt: {type(error).__name__}: {error}"
+        fix = "run again with `onnxopt -vv ...` and report the traceback"
+        return _explain(what, " ".join(["onnxopt", *arguments]), fix, EXIT_INTERNAL, as_json=as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(what: str, where: str, fix: str, code: int, *, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
+    click.echo(f"error: {what}\n  where: {where}\n  what to do: {fix}", err=True)
+    return code

@@ -1,0 +1,1 @@
+"""What each command does, as one Python function that returns a ``Report``; the command line parses and renders."""

@@ -1,0 +1,160 @@
+"""What several commands share: opening the model and the data, and the tables of a comparison."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from onnxopt.bench.measure import LatencyComparison
+from onnxopt.core.atomic import check_writable
+from onnxopt.core.io import data_files, load
+from onnxopt.core.query import Model, input_specs
+from onnxopt.core.report import JSON, Note, Table
+from onnxopt.data.dataset import Dataset
+from onnxopt.data.sources import open_dataset
+from onnxopt.errors import UsageError
+from onnxopt.evaluate.made_up import made_up
+from onnxopt.evaluate.tally import Comparison
+from onnxopt.run.session import open_session
+from onnxopt.run.target import Target
+
+__all__ = [
+    "Source",
+    "accuracy_table",
+    "as_json",
+    "check_output",
+    "data_notes",
+    "drift_table",
+    "latency_table",
+    "open_data",
+    "open_model",
+    "size_table",
+    "workspace",
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user calls their data.
+
+    Attributes:
+        path: ``--data``; ``None``: made up from the input shapes.
+        labels: Key of the labels in npz files.
+        preprocess: How images become arrays.
+        samples: Use at most this many.
+        seed: Seed of the choice.
+    """
+
+    path: str | None = None
+    labels: str = "labels"
+    preprocess: Path | None = None
+    samples: int | None = None
+    seed: int = 0
+
+
+def open_model(path: Path, target: Target) -> Model:
+    """The model at ``path``, known to load on ``target``."""
+    model = load(path)
+    open_session(path, target)
+    return model
+
+
+def open_data(source: Source, path: Path, model: Model, target: Target) -> Dataset:
+    """The user's data checked against the model, or made-up inputs that the model runs on."""
+    specs = input_specs(model)
+    if source.path is None:
+        return made_up(path, specs, target, samples=source.samples or 8, seed=source.seed)
+    return open_dataset(
+        source.path,
+        specs,
+        labels=source.labels,
+        preprocess=source.preprocess,
+        samples=source.samples,
+        seed=source.seed,
+    )
+
+
+def check_output(output: Path, source: Path) -> Path:
+    """``output`` when a result can be written there without touching the input.
+
+    Raises:
+        UsageError: It is the input or one of its data files.
+        OutputError: It cannot be written.
+    """
+    final = check_writable(output)
+    if source.exists() and any(final == file.resolve() for file in data_files(source)):
+        raise UsageError(
+            "the output is the input; the input is never changed", where=str(output), fix="give another name with -o"
+        )
+    return final
+
+
+@contextmanager
+def workspace() -> Generator[Path]:
+    """A folder for intermediate files that is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="onnxopt-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_json(value: Any) -> JSON:
+    """A frozen dataclass as plain JSON data (tuples become lists)."""
+    return cast(JSON, json.loads(json.dumps(asdict(value))))
+
+
+def accuracy_table(comparison: Comparison, title: str = "Accuracy") -> Table:
+    """Metric, both scores, drop and its bound."""
+    row = (
+        comparison.metric,
+        comparison.samples,
+        comparison.reference_score,
+        comparison.candidate_score,
+        comparison.drop,
+        comparison.drop_bound,
+    )
+    return Table(title, ("metric", "samples", "reference", "candidate", "drop", "95 % bound"), (row,))
+
+
+def drift_table(comparison: Comparison) -> Table:
+    """Distance at each output."""
+    rows = tuple((d.name, d.sqnr_db, d.cosine, d.max_abs, d.share_equal) for d in comparison.drift)
+    return Table("Drift by output", ("output", "SQNR dB", "cosine", "max abs", "share equal"), rows)
+
+
+def latency_table(comparisons: Mapping[str, LatencyComparison], title: str) -> Table:
+    """One row a candidate: both medians, the speed-up, the ratio with its interval, the decision."""
+    rows = tuple(
+        (
+            name,
+            f"{c.reference.p50_ms:.4g} -> {c.candidate.p50_ms:.4g}",
+            f"{1 / c.ratio:.2f}x",
+            f"{c.ratio:.3f} ({c.low:.3f} .. {c.high:.3f})",
+            c.decision,
+            c.processes,
+        )
+        for name, c in comparisons.items()
+    )
+    return Table(title, ("model", "p50 ms", "speed-up", "latency ratio (90 %)", "decision", "processes"), rows)
+
+
+def size_table(models: Mapping[str, Path]) -> Table:
+    """Bytes on disk, external data included, and the share of the first."""
+    sizes = {name: sum(f.stat().st_size for f in data_files(path)) for name, path in models.items()}
+    first = next(iter(sizes.values()))
+    return Table("Size", ("model", "bytes", "share"), tuple((n, b, b / first) for n, b in sizes.items()))
+
+
+def data_notes(data: Dataset) -> tuple[Note, ...]:
+    """What was decided about the data on the way, and that made-up ones judge no accuracy."""
+    notes = [Note("data", "note", text) for text in data.notes]
+    if data.synthetic:
+        notes.append(Note("data", "made up", "no --data: what made-up inputs show is not the accuracy on real ones"))
+    return tuple(notes)

@@ -1,0 +1,67 @@
+"""``compare``: is the candidate still right, on the user's data?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxopt.commands.common import Source, accuracy_table, as_json, data_notes, drift_table, open_data, open_model
+from onnxopt.core.progress import Progress
+from onnxopt.core.report import Report, Status, Verdict
+from onnxopt.evaluate.compare import Comparison, compare_models
+from onnxopt.run.target import Target
+
+__all__ = ["compare", "judge"]
+
+
+def compare(
+    reference: Path,
+    candidate: Path,
+    source: Source | None = None,
+    *,
+    metric: str | None = None,
+    output: str | None = None,
+    max_drop: float | None = None,
+    target: Target | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Metric of both models, the drop with its one-sided 95 % bound, and the drift of each output.
+
+    Args:
+        reference: The model to compare with.
+        candidate: The model in question.
+        source: The data; without, inputs are made up and only drift and agreement on them are known.
+        metric: Name of the metric; default: the one that fits outputs and labels.
+        output: Name of the output that the metric judges.
+        max_drop: Budget; ``None`` only reports.
+        target: Where both run.
+        progress: Told of each sample.
+
+    Raises:
+        OnnxoptError: A model or the data cannot be used.
+    """
+    source, target = source or Source(), target or Target()
+    model = open_model(reference, target)
+    open_model(candidate, target)
+    data = open_data(source, reference, model, target)
+    found = compare_models(
+        reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
+    )
+    return Report(
+        command="compare",
+        verdict=judge(found, max_drop),
+        data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
+        tables=(accuracy_table(found), drift_table(found)),
+        notes=data_notes(data),
+    )
+
+
+def judge(found: Comparison, max_drop: float | None) -> Verdict:
+    """Whether the drop (its point estimate) is within the budget."""
+    scores = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}"
+    bound = "" if found.drop_bound is None else f", 95 % bound {found.drop_bound:.4g}"
+    text = f"{scores}: drop {found.drop:.4g}{bound}"
+    if max_drop is None:
+        return Verdict(Status.PASS, text)
+    if found.drop > max_drop:
+        return Verdict(Status.FAIL, f"{text}, above the budget of {max_drop:g}")
+    return Verdict(Status.PASS, f"{text}, within the budget of {max_drop:g}")

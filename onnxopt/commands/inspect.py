@@ -1,0 +1,89 @@
+"""``inspect``: what a model is made of, and what could be done with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from onnxopt.commands.common import Source, open_data, open_model
+from onnxopt.core.cost import cost
+from onnxopt.core.io import data_files
+from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
+from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
+from onnxopt.quantize.dynamic import DYNAMIC
+from onnxopt.quantize.select import place
+from onnxopt.run.target import Target
+
+__all__ = ["inspect"]
+
+CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+def inspect(path: Path, source: Source | None = None, *, target: Target | None = None) -> Report:
+    """Inputs, outputs, operators, cost, opsets, control flow, and the placement of integer kernels with reasons.
+
+    Raises:
+        OnnxoptError: The model or the data cannot be used.
+    """
+    source, target = source or Source(samples=1), target or Target()
+    model = open_model(path, target)
+    sample = open_data(source, path, model, target)[0]
+    figures = cost(model, {name: array.shape for name, array in sample.feeds.items()})
+    ops = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in nodes(model))
+    placement = place(model)
+    size_bytes = sum(f.stat().st_size for f in data_files(path))
+    facts: dict[str, JSON] = {
+        "opset": opset(model),
+        "opsets": {domain or "ai.onnx": version for domain, version in model.graph.opset_imports.items()},
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
+        "nodes": sum(ops.values()),
+        "graphs": sum(1 for _ in graphs(model)),
+        "functions": len(model.functions),
+        "control_flow": sum(ops[name] for name in CONTROL_FLOW),
+        "params": figures.params,
+        "weight_bytes": figures.weight_bytes,
+        "file_bytes": size_bytes,
+        "macs": figures.total_macs,
+        "macs_unknown_nodes": len(figures.unknown),
+    }
+    kinds = Counter(node.op_type for node in placement.nodes)
+    quantizable: dict[str, JSON] = {
+        "static": dict(sorted(kinds.items())),
+        "dynamic": sum(1 for node in placement.nodes if node.op_type in DYNAMIC),
+        "macs_share": sum(figures.macs.get(label(n), 0) for n in placement.nodes) / max(figures.total_macs, 1),
+    }
+    summary = f"{facts['nodes']} nodes, {figures.params:,} parameters, {size_bytes / 1e6:.2f} MB"
+    return Report(
+        command="inspect",
+        verdict=Verdict(Status.PASS, f"{path.name}: {summary}, {len(placement.nodes)} nodes can run on integers"),
+        data={
+            "facts": facts,
+            "inputs": [str(s) for s in input_specs(model)],
+            "outputs": [str(s) for s in output_specs(model)],
+            "ops": dict(ops.most_common()),
+            "input_shapes": {name: list(array.shape) for name, array in sample.feeds.items()},
+            "quantizable": quantizable,
+        },
+        tables=(
+            Table("Signature", ("", "value"), _signature(model)),
+            Table("Model", ("", ""), tuple((key, _text(value)) for key, value in facts.items())),
+            Table("Operators", ("operator", "nodes", "integer kernel (static)"), _operators(ops, kinds)),
+        ),
+        notes=tuple(Note(n.node, "stays float", n.reason) for n in placement.notes),
+    )
+
+
+def _signature(model: Model) -> tuple[tuple[str, str], ...]:
+    inputs = [("input", str(s)) for s in input_specs(model)]
+    return tuple([*inputs, *(("output", str(s)) for s in output_specs(model))])
+
+
+def _operators(ops: Counter[str], kinds: Counter[str]) -> tuple[tuple[str, int, int | None], ...]:
+    return tuple((name, count, kinds.get(name)) for name, count in ops.most_common())
+
+
+def _text(value: JSON) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,55 @@
+"""What a written model says about its origin, in ``metadata_props["onnxopt"]``: the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import onnxruntime as ort
+
+from onnxopt import __version__
+from onnxopt.bench.env import relevant_isa
+from onnxopt.core.io import content_hash
+from onnxopt.core.query import Model
+from onnxopt.core.report import JSON
+from onnxopt.data.dataset import Dataset
+from onnxopt.passes.base import Pass
+
+__all__ = ["stamp"]
+
+KEY = "onnxopt"
+SCHEMA = 1
+
+
+def stamp(
+    model: Model,
+    source: Path,
+    passes: Sequence[Pass],
+    *,
+    changes: Mapping[str, int],
+    verdict: Mapping[str, JSON],
+    data: Dataset | None,
+) -> None:
+    """Writes source hash, data fingerprint, recipe, versions, ISA, changes and verdict into the model's metadata.
+
+    No path, user name, host name, time or latency goes in.
+    """
+    document = {
+        "schema": SCHEMA,
+        "source_sha256": content_hash(source),
+        "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
+        "recipe": [{"pass": item.name, **_options(item)} for item in passes],
+        "versions": {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")},
+        "isa": list(relevant_isa()),
+        "changes": dict(changes),
+        "verdict": dict(verdict),
+    }
+    model.metadata_props[KEY] = json.dumps(document, sort_keys=True)
+
+
+def _options(item: Pass) -> dict[str, JSON]:
+    fields = json.loads(json.dumps(asdict(item), default=str))  # pyright: ignore[reportArgumentType]
+    return {key: value for key, value in fields.items() if value not in ([], None)}

@@ -1,0 +1,152 @@
+"""Dynamic INT8: activations of MatMul and Gemm are quantized at run time, weights ahead of it; no data needed.
+
+The pattern is the one ONNX Runtime fuses into DynamicQuantizeMatMul or MatMulIntegerToFloat: DynamicQuantizeLinear,
+MatMulInteger, Cast, Mul by ``activation scale * weight scale``, and for a bias one Add. Conv is left alone: its dynamic
+form ran at 0.1x to 0.5x of float on CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.core.edit import Editor, clear_unused
+from onnxopt.core.opset import raise_opset
+from onnxopt.core.query import Model, constant, graphs, label, nodes
+from onnxopt.core.report import Note
+from onnxopt.core.tensors import Array, borrow
+from onnxopt.passes.base import Context, PassResult
+from onnxopt.quantize.affine import quantize_array, weight_scale
+from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
+from onnxopt.quantize.select import compute_reason, excluded, flag, weight_axis
+
+__all__ = ["DynamicQuantize"]
+
+OPSET = 11
+"""The first opset with DynamicQuantizeLinear."""
+DYNAMIC = frozenset({"MatMul", "Gemm"})
+
+
+@dataclass(frozen=True)
+class DynamicQuantize:
+    """Quantizes MatMul and Gemm nodes with constant weights, in nested graphs and local functions too.
+
+    Attributes:
+        exclude: Shell-style patterns of node names, or op types, that stay float.
+        scheme: The integer grids; only that of the weights is used.
+    """
+
+    name: ClassVar[str] = "quantize-dynamic"
+    lossy: ClassVar[bool] = True
+
+    exclude: tuple[str, ...] = ()
+    scheme: QuantScheme = CPU_X86
+
+    def run(self, model: Model, ctx: Context) -> PassResult:
+        """Rewrites the nodes; ``changes`` counts them.
+
+        Raises:
+            UsageError: An exclusion pattern matches no node.
+        """
+        del ctx
+        model = raise_opset(model, OPSET)
+        skip = excluded(nodes(model), self.exclude)
+        writer = _Writer(model, self.scheme)
+        changes = 0
+        notes: list[Note] = []
+        for graph in graphs(model):
+            for node in list(graph):
+                if node.op_type not in DYNAMIC or node.domain != "":
+                    continue
+                reason = "excluded" if node in skip else compute_reason(node)
+                if reason is None:
+                    writer.rewrite(node)
+                    changes += 1
+                else:
+                    notes.append(Note(label(node), "float", reason))
+        return PassResult(model, changes, tuple(notes))
+
+
+class _Writer:
+    """Rewrites nodes of one model; remembers what it has written, so that shared inputs and weights stay shared."""
+
+    def __init__(self, model: Model, scheme: QuantScheme) -> None:
+        self.edit = Editor(model)
+        self.grid = scheme.weights
+        self.activations: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
+        self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+
+    def rewrite(self, node: ir.Node) -> None:
+        """Replaces a MatMul or Gemm by its dynamic integer form."""
+        data, weight = node.inputs[0], node.inputs[1]
+        if data is None or weight is None:
+            raise ValueError(f"{node.name!r} has no data or weight")
+        codes, data_scale, data_zero = self._activation(data, node)
+        weight_codes, scale, zero = self._weight(weight, node)
+        base = node.name or "matmul"
+        products = self.edit.insert(
+            "MatMulInteger", [codes, weight_codes, data_zero, zero], before=node, base=f"{base}_products"
+        )
+        floats = self.edit.insert(
+            "Cast",
+            [products],
+            before=node,
+            base=f"{base}_float",
+            attributes=[ir.AttrInt64("to", ir.DataType.FLOAT.value)],
+        )
+        factor = self.edit.insert("Mul", [data_scale, scale], before=node, base=f"{base}_factor")
+        result = self.edit.insert("Mul", [floats, factor], before=node, base=f"{base}_scaled")
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            result = self.edit.insert("Add", [result, bias], before=node, base=f"{base}_biased")
+        result.type, result.shape = node.outputs[0].type, node.outputs[0].shape
+        self.edit.replace_node(node, [result])
+        clear_unused([weight])
+
+    def _activation(self, data: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+        known = self.activations.get(data)
+        if known is not None and _same_graph(known[0], node):
+            return known
+        quantize = ir.node("DynamicQuantizeLinear", [data], num_outputs=3, name=self.edit.fresh_name("dynamic"))
+        for output, suffix in zip(quantize.outputs, ("quantized", "scale", "zero_point"), strict=True):
+            output.name = self.edit.fresh_name(f"{data.name}_dynamic_{suffix}")
+        graph = node.graph
+        if graph is None:
+            raise ValueError(f"{node.name!r} is in no graph")
+        graph.insert_before(node, quantize)
+        codes, scale, zero = quantize.outputs
+        self.activations[data] = (codes, scale, zero)
+        return codes, scale, zero
+
+    def _weight(self, weight: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+        transposed = node.op_type == "Gemm" and flag(node, "transB")
+        key = (weight, int(transposed))
+        known = self.weights.get(key)
+        if known is not None:
+            return known
+        tensor = constant(weight)
+        if tensor is None:
+            raise ValueError(f"{weight.name!r} is not constant")
+        axis = PerAxis(weight_axis(node))
+        with borrow(tensor) as array:
+            scale = weight_scale(array, axis, self.grid)
+            scale = np.where(scale > 0, scale, np.float32(1))
+            codes: Array = quantize_array(array, scale, 0, axis, self.grid)
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
+        name = weight.name or "weight"
+        written = (
+            self.edit.add_constant(f"{name}_quantized", codes.T.copy() if transposed else codes, before=node),
+            self.edit.add_constant(f"{name}_scale", (scale * np.float32(alpha)).astype(np.float32), before=node),
+            self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=node),
+        )
+        if alpha == 1.0 and node.graph is weight.graph:
+            self.weights[key] = written
+        return written
+
+
+def _same_graph(value: ir.Value, node: ir.Node) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.graph is node.graph

@@ -1,0 +1,101 @@
+"""Which quantized form of a model to return: the fastest that keeps the accuracy, if any beats float at all.
+
+Every candidate is built, checked, run on held-back data and measured against the input model in interleaved pairs; the
+input model is itself a candidate, so what is returned was seen to be faster and within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxopt.bench.measure import LatencyComparison, compare_latency
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.core.report import Note
+from onnxopt.errors import ModelError, VerificationError
+from onnxopt.evaluate.compare import Comparison, Scorer
+from onnxopt.evaluate.verify import verify
+from onnxopt.passes.base import Context, Pass
+from onnxopt.run.session import Feeds
+
+__all__ = ["Candidate", "best", "try_candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One quantized form and what was found out about it.
+
+    Attributes:
+        name: Name of the pass that made it.
+        model: The model, ``None`` when it could not be built.
+        path: Its file.
+        changes: Nodes that run on integers.
+        outcome: ``"faster"``, ``"unchanged"``, ``"invalid"``, ``"inaccurate"``, ``"not faster"`` or ``"undecided"``.
+        reason: The figures behind the outcome.
+        comparison: Accuracy against the input model.
+        latency: Latency against the input model.
+        notes: Nodes that stay float, with the reason.
+    """
+
+    name: str
+    model: Model | None
+    path: Path
+    changes: int
+    outcome: str
+    reason: str
+    comparison: Comparison | None = None
+    latency: LatencyComparison | None = None
+    notes: tuple[Note, ...] = ()
+
+
+def try_candidate(
+    item: Pass, model: Model, reference: Path, scorer: Scorer, feeds: Sequence[Feeds], max_drop: float, ctx: Context
+) -> Candidate:
+    """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
+
+    Args:
+        item: The pass that quantizes.
+        model: The cleaned-up float model; it is not changed.
+        reference: File of the input model.
+        scorer: Judges accuracy on held-back samples.
+        feeds: Inputs to verify and to measure on.
+        max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
+        ctx: Calibration data, target, folder.
+    """
+    path = ctx.workdir / f"{item.name}.onnx"
+    try:
+        result = item.run(model.clone(), ctx)
+    except ModelError as error:
+        return Candidate(item.name, None, path, 0, "invalid", error.what)
+    if not result.changes:
+        return Candidate(item.name, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
+    save(result.model, path)
+
+    def conclude(outcome: str, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
+        comparison = next((f for f in found if isinstance(f, Comparison)), None)
+        latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
+        return Candidate(
+            item.name, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
+        )
+
+    try:
+        verify(reference, path, feeds, ctx.target, exact=False)
+    except VerificationError as error:
+        return conclude("invalid", f"{error.what} ({error.where})")
+    comparison = scorer.compare(path)
+    drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
+    if not comparison.drop <= max_drop:
+        return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
+    latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
+    speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
+    if latency.decision == "faster":
+        return conclude("faster", speed, comparison, latency)
+    return conclude("undecided" if latency.decision == "inconclusive" else "not faster", speed, comparison, latency)
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The fastest candidate that was seen to be faster and accurate enough."""
+    faster = [(c.latency.ratio, c) for c in candidates if c.outcome == "faster" and c.latency is not None]
+    return min(faster, key=lambda pair: pair[0])[1] if faster else None

@@ -1,0 +1,186 @@
+"""Which nodes run on integer kernels, and which values carry QuantizeLinear / DequantizeLinear pairs for that.
+
+ONNX Runtime's CPU provider turns these into one integer kernel each (read from the optimized graph by
+``tests/quantize/test_kernels.py``): Conv, Gemm and MatMul with constant weights, an Add of two quantized values, and
+ops that only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
+QuantizeLinear disappears into the grid. Everything else stays float and gets no pair.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxopt.core.query import Model, constant, graphs, label
+from onnxopt.core.report import Note
+from onnxopt.errors import UsageError, nearest
+
+__all__ = ["Placement", "compute_reason", "excluded", "flag", "place", "weight_axis"]
+
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
+"""Ops whose output holds only codes of the input, so that both share one grid."""
+COMPUTE = frozenset({"Conv", "MatMul", "Gemm"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where integer kernels and Q/DQ pairs go, in graph order.
+
+    Attributes:
+        nodes: Conv, Gemm and MatMul nodes that run on integers.
+        produced: Values quantized where they are made: every reader reads the dequantized value.
+        consumed: Values made by float ops: only the readers in ``nodes`` read a quantized form.
+        grid_of: Value -> the value whose range it uses (itself, or the input of the op that only moves codes).
+        notes: Compute nodes that stay float, with the reason.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    produced: tuple[ir.Value, ...]
+    consumed: tuple[ir.Value, ...]
+    grid_of: dict[ir.Value, ir.Value]
+    notes: tuple[Note, ...]
+
+
+def place(model: Model, exclude: frozenset[ir.Node] = frozenset()) -> Placement:
+    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float."""
+    nodes: list[ir.Node] = []
+    notes: list[Note] = []
+    for node in model.graph:
+        if node.op_type not in COMPUTE or node.domain != "":
+            continue
+        reason = "excluded" if node in exclude else compute_reason(node)
+        if reason is None:
+            nodes.append(node)
+        else:
+            notes.append(Note(label(node), "float", reason))
+    integer = set(nodes)
+    produced: dict[ir.Value, ir.Value] = {}
+    for node in model.graph:
+        if node in exclude:
+            continue
+        value = _produced_by(node, integer, produced)
+        if value is not None:
+            moved = node.op_type in MOVES and node.inputs[0] is not None
+            produced[value] = produced[node.inputs[0]] if moved and node.inputs[0] in produced else value
+    consumed = dict.fromkeys(n.inputs[0] for n in nodes if n.inputs[0] is not None and n.inputs[0] not in produced)
+    for graph in graphs(model):
+        if graph is not model.graph:
+            notes.extend(
+                Note(label(n), "float", "static quantization does not reach nested graphs")
+                for n in graph
+                if n.op_type in COMPUTE
+            )
+    grid_of = {**produced, **{v: v for v in consumed}}
+    return Placement(tuple(nodes), tuple(produced), tuple(consumed), grid_of, tuple(notes))
+
+
+def compute_reason(node: ir.Node) -> str | None:
+    """Why a Conv, Gemm or MatMul has no integer kernel; ``None`` when it has one."""
+    data, weight = node.inputs[0], node.inputs[1]
+    tensor = constant(weight)
+    if tensor is None or data is None:
+        return "its weight is not constant"
+    if constant(data) is not None:
+        return "its data input is constant"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"its weight is {tensor.dtype.name.lower()}, not float32"
+    dims = len(tensor.shape)
+    if node.op_type == "MatMul" and dims != 2:
+        return f"its weight has {dims} dimensions, not 2"
+    if node.op_type == "Gemm":
+        return _gemm_reason(node)
+    bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+    return "its bias is not constant" if bias is not None and constant(bias) is None else None
+
+
+def weight_axis(node: ir.Node) -> int:
+    """The axis of the output channels in the weight of a Conv, Gemm or MatMul."""
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and flag(node, "transB") else 1
+
+
+def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str]) -> frozenset[ir.Node]:
+    """The nodes whose name or op type matches one of the shell-style ``patterns``.
+
+    Raises:
+        UsageError: A pattern matches no node.
+    """
+    listed = list(candidates)
+    found: set[ir.Node] = set()
+    for pattern in patterns:
+        matched = [n for n in listed if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
+        if not matched:
+            raise UsageError(
+                f"the exclusion pattern {pattern!r} matches no node",
+                where="--exclude",
+                fix=nearest(pattern, [label(n) for n in listed] + [n.op_type for n in listed]),
+            )
+        found.update(matched)
+    return frozenset(found)
+
+
+def _gemm_reason(node: ir.Node) -> str | None:
+    if flag(node, "transA"):
+        return "its data input is transposed"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return None
+    beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+    tensor = constant(bias)
+    if tensor is None or beta != 1.0:
+        return "its bias is not constant" if tensor is None else "its bias is scaled"
+    weight = constant(node.inputs[1])
+    channels = None if weight is None else weight.shape[weight_axis(node)]
+    dims = tuple(tensor.shape)
+    return None if dims in ((channels,), (1, channels)) else "its bias is not one value per output channel"
+
+
+def _produced_by(node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, ir.Value]) -> ir.Value | None:
+    """The value to quantize at its source when ``node`` runs on integers, after the activation that it absorbs."""
+    if node.domain != "" or not node.outputs:
+        return None
+    if node.op_type == "Conv" and node in integer:
+        return _after_activation(node)
+    if node in integer:
+        value = _after_activation(node)
+        return value if _all_readers(value, lambda reader: reader in integer) else None
+    if node.op_type == "Add" and all(v in produced for v in node.inputs):
+        return _after_activation(node)
+    if node.op_type in MOVES and node.inputs and node.inputs[0] in produced and len(node.outputs) == 1:
+        return node.outputs[0] if _all_readers(node.outputs[0], lambda reader: _wants(reader, integer)) else None
+    return None
+
+
+def _after_activation(node: ir.Node) -> ir.Value:
+    value = node.outputs[0]
+    readers = value.consumers()
+    if len(readers) == 1 and not value.is_graph_output() and readers[0].graph is node.graph:
+        follower = readers[0]
+        if follower.op_type in ACTIVATIONS and follower.domain == "" and follower.inputs[0] is value:
+            limits = follower.inputs[1:]
+            if all(v is None or constant(v) is not None for v in limits):
+                return follower.outputs[0]
+    return value
+
+
+def _all_readers(value: ir.Value, accepts: Callable[[ir.Node], bool]) -> bool:
+    readers = value.consumers()
+    return bool(readers) and not value.is_graph_output() and all(accepts(r) for r in readers)
+
+
+def _wants(reader: ir.Node, integer: set[ir.Node]) -> bool:
+    """Whether ``reader`` gains from an integer input: it computes on it, adds it, or moves it to one that does."""
+    if reader in integer or reader.op_type == "Add":
+        return True
+    moves = reader.op_type in MOVES and reader.domain == "" and len(reader.outputs) == 1
+    return moves and _all_readers(reader.outputs[0], lambda r: _wants(r, integer))
+
+
+def flag(node: ir.Node, name: str) -> bool:
+    """Whether an integer attribute is there and not 0."""
+    return name in node.attributes and node.attributes[name].as_int() != 0

@@ -1,0 +1,92 @@
+"""Intermediate values of a model over data, in chunks bounded by bytes.
+
+The values are exposed as extra outputs of a copy of the model. Only as many are exposed at once as fit the byte budget;
+each chunk is one pass over the data, and no value outlives the sample it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.core.shapes import infer_shapes, static_shapes
+from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.target import Target
+
+__all__ = ["BUDGET_BYTES", "chunks", "tap"]
+
+BUDGET_BYTES = 256 << 20
+UNKNOWN_BYTES = 16 << 20
+"""What a value is taken to need when its shape cannot be inferred."""
+BYTES_PER_ELEMENT = 4
+
+
+def tap(
+    model: Model,
+    names: Sequence[str],
+    samples: Callable[[], Iterable[Feeds]],
+    target: Target,
+    workdir: Path,
+    *,
+    budget_bytes: int = BUDGET_BYTES,
+) -> Iterator[Mapping[str, np.ndarray[Any, Any]]]:
+    """The named values of the main graph, one mapping for each sample and chunk.
+
+    Args:
+        model: The model; it is not changed.
+        names: Names of values of the main graph (inputs, intermediate values or outputs).
+        samples: Makes a fresh iterator over the feeds; called once a chunk.
+        target: Where the model runs.
+        workdir: Folder for the exposed copies.
+        budget_bytes: Upper bound on the bytes exposed by one run, estimated from the first sample's shapes.
+
+    Yields:
+        Value name -> array, for the values of one chunk on one sample.
+    """
+    inputs = {v.name for v in model.graph.inputs}
+    fed = [name for name in names if name in inputs]
+    computed = [name for name in names if name not in inputs]
+    first = next(iter(samples()), None)
+    if first is None:
+        return
+    sizes = _sizes(model, computed, first)
+    for index, chunk in enumerate(chunks(computed, sizes, budget_bytes) or [[]]):
+        session = open_session(_expose(model, chunk, workdir / f"tap{index}.onnx"), target) if chunk else None
+        for feeds in samples():
+            values = session.run(feeds, chunk) if session else {}
+            if index == 0:
+                values.update({name: feeds[name] for name in fed})
+            yield values
+
+
+def chunks(names: Sequence[str], sizes: Mapping[str, int], budget_bytes: int) -> list[list[str]]:
+    """``names`` in order, cut so that no part with more than one name exceeds the budget."""
+    parts: list[list[str]] = []
+    used = 0
+    for name in names:
+        if not parts or used + sizes[name] > budget_bytes:
+            parts.append([])
+            used = 0
+        parts[-1].append(name)
+        used += sizes[name]
+    return parts
+
+
+def _sizes(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
+    shapes = static_shapes(model, {name: array.shape for name, array in feeds.items()})
+    return {n: int(np.prod(shapes[n])) * BYTES_PER_ELEMENT if n in shapes else UNKNOWN_BYTES for n in names}
+
+
+def _expose(model: Model, names: Sequence[str], path: Path) -> Path:
+    copy = model.clone()
+    infer_shapes(copy)
+    present = {v.name for v in copy.graph.outputs}
+    values = {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in names if name not in present)
+    save(copy, path)
+    return path
