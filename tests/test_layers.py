@@ -17,6 +17,7 @@ ROWS = (
     {"passes", "export"},
     {"quantize", "prune", "merge", "recover"},
     {"recipe"},
+    {"commands"},
     {"report", "tune"},
     {"cli"},
 )
