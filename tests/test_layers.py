@@ -13,9 +13,9 @@ ROOT = Path(onnxopt.__file__).parent
 ROWS = (
     {"core", "errors"},
     {"run", "data"},
-    {"evaluate", "bench"},
+    {"evaluate", "measurement"},
     {"passes", "export"},
-    {"quantize", "prune", "merge", "recover"},
+    {"quantization", "prune", "merge", "recover"},
     {"recipe"},
     {"commands"},
     {"report", "tune"},

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from onnxopt.bench.env import environment
-from onnxopt.bench.measure import LatencyComparison, Measurement, compare_latency, measure
 from onnxopt.commands.common import Source, as_json, data_notes, latency_table, open_data, open_model
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
+from onnxopt.measurement.env import environment
+from onnxopt.measurement.measure import LatencyComparison, Measurement, compare_latency, measure
 from onnxopt.run.target import Target
 
 __all__ = ["bench"]

@@ -10,8 +10,8 @@ from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
-from onnxopt.quantize.dynamic import DYNAMIC
-from onnxopt.quantize.select import place
+from onnxopt.quantization.dynamic import DYNAMIC
+from onnxopt.quantization.select import place
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 

@@ -31,10 +31,10 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantize.dynamic import DynamicQuantize
-from onnxopt.quantize.search import Candidate, best, try_candidate
-from onnxopt.quantize.select import stems
-from onnxopt.quantize.static import StaticQuantize
+from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.search import Candidate, best, try_candidate
+from onnxopt.quantization.select import stems
+from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from onnxopt import errors
-from onnxopt.bench.job import Answer, Effort, Job, Subject
 from onnxopt.errors import DataError, ModelError, OnnxoptError
+from onnxopt.measurement.job import Answer, Effort, Job, Subject
 from onnxopt.run.session import Feeds
 
 __all__ = ["Laboratory", "spread"]
@@ -68,7 +68,7 @@ class Laboratory:
         feeds = str(self._folder / "feeds.npz")
         job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid())
         source.write_text(job.to_json(), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "onnxopt.bench.worker", str(source), str(sink)]
+        command = [sys.executable, "-P", "-m", "onnxopt.measurement.worker", str(source), str(sink)]
         code, stderr = _call(command)
         if code != 0 or not sink.exists():
             raise _crash(code, stderr, subjects)

@@ -18,10 +18,10 @@ from onnxopt.core.query import Model, constant, nodes
 from onnxopt.core.tensors import borrow, read
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantize.affine import qparams, quantize_array, weight_scale
-from onnxopt.quantize.calibrate import calibrate
-from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import excluded, place, stems, weight_axis
+from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.quantization.calibrate import calibrate
+from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
+from onnxopt.quantization.select import excluded, place, stems, weight_axis
 
 __all__ = ["StaticQuantize"]
 
@@ -70,7 +70,9 @@ class StaticQuantize:
         placement = place(model, skip | stems(model) if self.float_stem else skip)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
-        names = [v.name or "" for v in dict.fromkeys(placement.grid_of.values())]
+        sources = set(placement.grid_of.values())
+        in_order = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+        names = [v.name or "" for v in in_order if v in sources]
         ranges = calibrate(model, names, ctx.data, ctx)
         grids = {
             value: qparams(*ranges[source.name or ""].range(), self.scheme.activations)
@@ -172,7 +174,7 @@ class _Writer:
     def _pair(self, value: ir.Value, grid: GridPoint) -> ir.Value:
         """DQ(Q(value)), placed right after the node that makes ``value``."""
         scale, zero_point = grid
-        producer = value.producer()
+        source, producer = value, value.producer()
         first = self.graph[0]
         name = value.name or "value"
         parameters = [
@@ -191,4 +193,5 @@ class _Writer:
             self.graph.insert_before(first, pair)
         else:
             self.graph.insert_after(producer, pair)
+        value.type, value.shape = source.type, source.shape
         return value

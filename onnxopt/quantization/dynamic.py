@@ -19,9 +19,9 @@ from onnxopt.core.query import Model, constant, graphs, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantize.affine import quantize_array, weight_scale
-from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import compute_reason, excluded, flag, weight_axis
+from onnxopt.quantization.affine import quantize_array, weight_scale
+from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
+from onnxopt.quantization.select import compute_reason, excluded, flag, weight_axis
 
 __all__ = ["DynamicQuantize"]
 
@@ -77,7 +77,7 @@ class _Writer:
         self.edit = Editor(model)
         self.grid = scheme.weights
         self.activations: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
-        self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        self.weights: dict[tuple[ir.Value, bool, float], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
         """Replaces a MatMul or Gemm by its dynamic integer form."""
@@ -123,7 +123,8 @@ class _Writer:
 
     def _weight(self, weight: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         transposed = node.op_type == "Gemm" and flag(node, "transB")
-        key = (weight, int(transposed))
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
+        key = (weight, transposed, alpha)
         known = self.weights.get(key)
         if known is not None:
             return known
@@ -135,14 +136,13 @@ class _Writer:
             scale = weight_scale(array, axis, self.grid)
             scale = np.where(scale > 0, scale, np.float32(1))
             codes: Array = quantize_array(array, scale, 0, axis, self.grid)
-        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         name = weight.name or "weight"
         written = (
             self.edit.add_constant(f"{name}_quantized", codes.T.copy() if transposed else codes, before=node),
             self.edit.add_constant(f"{name}_scale", (scale * np.float32(alpha)).astype(np.float32), before=node),
             self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=node),
         )
-        if alpha == 1.0 and node.graph is weight.graph:
+        if node.graph is weight.graph:
             self.weights[key] = written
         return written
 

@@ -1,4 +1,4 @@
-"""The process that times models: ``python -m onnxopt.bench.worker JOB.json ANSWER.json``.
+"""The process that times models: ``python -m onnxopt.measurement.worker JOB.json ANSWER.json``.
 
 It imports numpy, ONNX Runtime and little else, so that its memory and its start are those of the model. It opens every
 session first, warms each model up, then runs them in rounds of random order, so that whatever else the machine does
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from onnxopt.bench.job import Answer, Effort, Job, Timing
 from onnxopt.errors import OnnxoptError
+from onnxopt.measurement.job import Answer, Effort, Job, Timing
 from onnxopt.run.session import Feeds, Session, open_session
 from onnxopt.run.target import Target, provider
 

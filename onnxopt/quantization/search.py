@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.bench.measure import LatencyComparison, compare_latency
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.errors import ModelError, VerificationError
 from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.verify import verify
+from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
 from onnxopt.run.session import Feeds
 
