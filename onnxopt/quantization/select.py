@@ -1,8 +1,8 @@
 """Which nodes run on integer kernels, and which values carry QuantizeLinear / DequantizeLinear pairs for that.
 
-ONNX Runtime's CPU provider turns these into one integer kernel each (``tests/quantization/test_kernels.py`` reads it from
-the optimized graph): Conv, Gemm and MatMul with constant weights, an Add of two quantized values, and
-ops that only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
+ONNX Runtime's CPU provider turns these into one integer kernel each (``tests/quantization/test_kernels.py`` reads it
+from the optimized graph): Conv, Gemm and MatMul with constant weights, an Add of two quantized values, and ops that
+only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
 QuantizeLinear disappears into the grid. Everything else stays float and gets no pair.
 """
 
