@@ -6,6 +6,7 @@ symbolic shapes, then left out. Imports stay here and inside functions, so that 
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ def quantize(kind: Kind, model: Path, data: Path, output: Path) -> dict[str, str
     """Write the quantized model to `output`; return what the preparation did (keys `opset`, `preprocess`)."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    with tempfile.TemporaryDirectory(prefix="int8-peer-") as name:
+    model, data, output = model.resolve(), data.resolve(), output.resolve()
+    with tempfile.TemporaryDirectory(prefix="int8-peer-") as name, chdir(name):  # it leaves files where it fails
         folder = Path(name)
         raised, opset = _raise_opset(model, folder / "raised.onnx")
         prepared, preprocess = _preprocess(raised, folder / "prepared.onnx")
