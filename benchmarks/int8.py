@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entries = [read_entry(options.zoo / name) for name in options.ids or IDS]
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         made = list(_make(entries, Path(folder), progress))
-        from onnxopt.bench.env import environment  # not before: children would be charged for this memory
+        from onnxopt.measurement.env import environment  # not before: children would be charged for this memory
         from onnxopt.run.target import Target
 
         block = {**environment(Target(threads=1)), "sympy": version("sympy")}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quantizers import Entry
-from onnxopt.bench.measure import LatencyComparison, compare_latency
 from onnxopt.core.io import data_files, load
 from onnxopt.core.query import input_specs
 from onnxopt.data.sources import open_dataset
 from onnxopt.evaluate.compare import Comparison, Scorer
+from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.run.target import Target
 
 TARGET = Target(threads=1)

@@ -1,8 +1,8 @@
 """Which nodes run on integer kernels, and which values carry QuantizeLinear / DequantizeLinear pairs for that.
 
 ONNX Runtime's CPU provider turns these into one integer kernel each (``tests/quantization/test_kernels.py`` reads it
-from the optimized graph): Conv, Gemm and MatMul with constant weights, an Add of two quantized values, and ops that
-only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
+from the optimized graph): Conv, Gemm and MatMul with constant weights, an Add or Concat of quantized values, and ops
+that only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
 QuantizeLinear disappears into the grid. Everything else stays float and gets no pair.
 """
 
@@ -178,7 +178,8 @@ def _produced_by(node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, 
         return value if _all_readers(value, lambda reader: reader in integer) else None
     if node.op_type == "Add" and all(v in produced for v in node.inputs):
         return _after_activation(node)
-    if node.op_type in MOVES and node.inputs and node.inputs[0] in produced and len(node.outputs) == 1:
+    moves = node.op_type in MOVES and len(node.outputs) == 1 and node.inputs[0] in produced
+    if moves or (node.op_type == "Concat" and all(v in produced for v in node.inputs)):
         return node.outputs[0] if _all_readers(node.outputs[0], lambda reader: _wants(reader, integer)) else None
     return None
 
@@ -204,7 +205,7 @@ def _wants(reader: ir.Node, integer: set[ir.Node]) -> bool:
     """Whether ``reader`` gains from an integer input: it computes on it, adds it, or moves it to one that does."""
     if reader in integer or reader.op_type == "Add":
         return True
-    moves = reader.op_type in MOVES and reader.domain == "" and len(reader.outputs) == 1
+    moves = reader.op_type in {*MOVES, "Concat"} and reader.domain == "" and len(reader.outputs) == 1
     return moves and _all_readers(reader.outputs[0], lambda r: _wants(r, integer))
 
 

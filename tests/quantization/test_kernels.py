@@ -81,6 +81,25 @@ def test_residual_add_max_pool_and_depthwise_stay_on_integers(lab, rng):
     assert lab.sqnr_db(data) > 25
 
 
+def test_concat_and_pool_between_convs_stay_on_integers(lab, rng):
+    text = (
+        HEAD
+        + """(float[N,8,16,16] x) => (float[N,8,8,8] y) {
+        a = Conv <pads=[1,1,1,1]> (x, w1)  ar = Relu(a)
+        b = Conv <pads=[1,1,1,1]> (x, w2)  br = Relu(b)
+        c = Concat <axis=1> (ar, br)  p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (c)
+        y = Conv <pads=[1,1,1,1]> (p, w3) }"""
+    )
+    arrays = {"w1": weight(rng, 8, 8, 3, 3), "w2": weight(rng, 16, 8, 3, 3) * 3, "w3": weight(rng, 8, 24, 3, 3)}
+    data = feeds(rng)
+    lab.run(StaticQuantize(), lab.build(text, **arrays), data)
+    kernels = lab.kernels()
+    assert kernels["QLinearConcat"] == 1
+    assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == 1
+    assert not kernels.keys() & {"Conv", "FusedConv", "Concat"}
+    assert lab.sqnr_db(data) > 25
+
+
 @pytest.mark.parametrize(("rank", "group"), [(1, 1), (1, 8), (3, 1)])
 def test_conv_of_other_ranks(lab, rng, rank, group):
     dims = ",".join(["12"] * rank)
