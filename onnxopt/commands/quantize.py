@@ -31,11 +31,12 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.run.session import open_session
+from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
 __all__ = ["Mode", "quantize"]
@@ -43,6 +44,8 @@ __all__ = ["Mode", "quantize"]
 Mode: TypeAlias = Literal["auto", "static", "dynamic"]
 
 CALIBRATION_SAMPLES = 128
+SLACK = 4.0
+"""A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
 FEEDS = 16
 """Samples that candidates are verified and measured on."""
 
@@ -100,10 +103,13 @@ def quantize(
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
-        candidates = [
-            try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx)
-            for name, item in _attempts(mode, tuple(exclude), clean, calibration).items()
-        ]
+        candidates: list[Candidate] = []
+        for name, item in _attempts(mode, tuple(exclude), clean, calibration).items():
+            hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
+            if hopeless is None:
+                candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
+            else:
+                candidates.append(Candidate(name, item, None, folder / name, 0, "not tried", hopeless))
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
@@ -140,6 +146,16 @@ def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: D
     if mode != "static":
         attempts["dynamic"] = DynamicQuantize(exclude)
     return attempts
+
+
+def _cannot_win(item: Pass, model: Model, leader: Candidate | None, feeds: Feeds, ctx: Context) -> str | None:
+    """Why a candidate need not be tried: what it leaves float alone takes longer than the leader; ``None``: try it."""
+    if not isinstance(item, DynamicQuantize) or leader is None or leader.latency is None:
+        return None
+    share = macs_share(model, observed_shapes(model, feeds, ctx.target, ctx.workdir))
+    if leader.latency.high >= 1 - SLACK * share:
+        return None
+    return f"it reaches {share:.1%} of the multiply-accumulates and cannot be as fast as {leader.name!r}"
 
 
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:

@@ -7,12 +7,14 @@ form ran at 0.1x to 0.5x of float on CPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.core.cost import cost
 from onnxopt.core.edit import Editor, clear_unused
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, graphs, label, nodes
@@ -23,7 +25,7 @@ from onnxopt.quantization.affine import quantize_array, weight_scale
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import compute_reason, excluded, flag, weight_axis
 
-__all__ = ["DynamicQuantize"]
+__all__ = ["DYNAMIC", "DynamicQuantize", "macs_share"]
 
 OPSET = 11
 """The first opset with DynamicQuantizeLinear."""
@@ -68,6 +70,15 @@ class DynamicQuantize:
                 else:
                     notes.append(Note(label(node), "float", reason))
         return PassResult(model, changes, tuple(notes))
+
+
+def macs_share(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """The part of the model's multiply-accumulates that dynamic quantization can reach; 1 where it is not known."""
+    found = cost(model, shapes)
+    reached = [n for n in nodes(model) if n.op_type in DYNAMIC and n.domain == "" and compute_reason(n) is None]
+    if found.unknown or not found.total_macs:
+        return 1.0
+    return sum(found.macs.get(label(n), 0) for n in reached) / found.total_macs
 
 
 class _Writer:

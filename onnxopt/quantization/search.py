@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
@@ -20,10 +21,15 @@ from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
 from onnxopt.run.session import Feeds
 
-__all__ = ["Candidate", "best", "try_candidate"]
+__all__ = ["Candidate", "Outcome", "best", "try_candidate"]
 
 
-@dataclass(frozen=True)
+Outcome: TypeAlias = Literal["faster", "not faster", "undecided", "inaccurate", "invalid", "unchanged", "not tried"]
+AS_FAST = 1.02
+"""Candidates whose latency is within this factor of the fastest count as just as fast."""
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One quantized form and what was found out about it.
 
@@ -33,7 +39,7 @@ class Candidate:
         model: The model, ``None`` when it could not be built.
         path: Its file.
         changes: Nodes that run on integers.
-        outcome: ``"faster"``, ``"unchanged"``, ``"invalid"``, ``"inaccurate"``, ``"not faster"`` or ``"undecided"``.
+        outcome: What rules it out, or ``"faster"``.
         reason: The figures behind the outcome.
         comparison: Accuracy against the input model.
         latency: Latency against the input model.
@@ -45,7 +51,7 @@ class Candidate:
     model: Model | None
     path: Path
     changes: int
-    outcome: str
+    outcome: Outcome
     reason: str
     comparison: Comparison | None = None
     latency: LatencyComparison | None = None
@@ -83,7 +89,7 @@ def try_candidate(
         return Candidate(name, item, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
     save(result.model, path)
 
-    def conclude(outcome: str, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
+    def conclude(outcome: Outcome, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
         comparison = next((f for f in found if isinstance(f, Comparison)), None)
         latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
         return Candidate(
@@ -106,6 +112,7 @@ def try_candidate(
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The fastest candidate that was seen to be faster and accurate enough."""
-    faster = [(c.latency.ratio, c) for c in candidates if c.outcome == "faster" and c.latency is not None]
-    return min(faster, key=lambda pair: pair[0])[1] if faster else None
+    """The fastest candidate that was seen to be faster and accurate enough; of equally fast ones the most accurate."""
+    faster = {c: c.latency.ratio for c in candidates if c.outcome == "faster" and c.latency is not None}
+    as_fast = [c for c, ratio in faster.items() if ratio <= min(faster.values()) * AS_FAST]
+    return min(as_fast, key=lambda c: c.comparison.drop if c.comparison else 0.0, default=None)
