@@ -1,8 +1,67 @@
-"""onnxopt: ONNX post-training optimization with a measured proof that the result is faster and still right."""
+"""onnxopt: ONNX post-training optimization with a measured proof that the result is faster and right.
+
+Every command of the command line is one function here that returns a ``Report``; nothing heavy is imported until a
+name is used.
+"""
+
+from __future__ import annotations
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """Before ONNX Runtime is imported: it would leave a file with an identifier in the temporary folder."""
+if TYPE_CHECKING:
+    from onnxopt.commands.bench import bench
+    from onnxopt.commands.common import Source
+    from onnxopt.commands.compare import compare
+    from onnxopt.commands.demo import demo
+    from onnxopt.commands.inspect import inspect
+    from onnxopt.commands.optimize import optimize
+    from onnxopt.commands.quantize import quantize
+    from onnxopt.core.io import load, save
+    from onnxopt.core.query import Model
+    from onnxopt.core.report import Report
+    from onnxopt.errors import OnnxoptError
+    from onnxopt.run.target import Target
+
+_HOMES = {
+    "Model": "core.query",
+    "OnnxoptError": "errors",
+    "Report": "core.report",
+    "Source": "commands.common",
+    "Target": "run.target",
+    "bench": "commands.bench",
+    "compare": "commands.compare",
+    "demo": "commands.demo",
+    "inspect": "commands.inspect",
+    "load": "core.io",
+    "optimize": "commands.optimize",
+    "quantize": "commands.quantize",
+    "save": "core.io",
+}
+
+__all__ = [
+    "Model",
+    "OnnxoptError",
+    "Report",
+    "Source",
+    "Target",
+    "bench",
+    "compare",
+    "demo",
+    "inspect",
+    "load",
+    "optimize",
+    "quantize",
+    "save",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxopt' has no attribute {name!r}")
+    return getattr(import_module(f"onnxopt.{_HOMES[name]}"), name)

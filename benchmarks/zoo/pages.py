@@ -62,9 +62,7 @@ def render_page(sentences: Sequence[str], generator: np.random.Generator) -> Ima
             line = f"{line} {word}".strip()
         draw.text((margin, top), line, ink, font=font)
         top += spacing * int(generator.integers(1, 3))
-    return page.rotate(
-        generator.uniform(-SKEW_DEGREES, SKEW_DEGREES), Image.Resampling.BICUBIC, fillcolor=paper
-    )
+    return page.rotate(generator.uniform(-SKEW_DEGREES, SKEW_DEGREES), Image.Resampling.BICUBIC, fillcolor=paper)
 
 
 def add_noise(crop: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -71,9 +71,7 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         positions = self.position_embeddings.weight[: input_ids.shape[1]]
-        return self.LayerNorm(
-            self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0]
-        )
+        return self.LayerNorm(self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0])
 
 
 class SentenceEncoder(nn.Module):

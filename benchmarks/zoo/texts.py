@@ -12,9 +12,7 @@ from pathlib import Path
 LICENCES = Path("/usr/share/common-licenses")
 LIST_COMMAND = "apt-get update -o Acquire::Languages=en"
 # Several packages of one source share their description.
-SPLIT_PACKAGE = re.compile(
-    r"^(lib|python3-|golang-|node-|ruby-|r-|fonts-|hunspell-|task-)|-(dev|doc|dbg|data|common)$"
-)
+SPLIT_PACKAGE = re.compile(r"^(lib|python3-|golang-|node-|ruby-|r-|fonts-|hunspell-|task-)|-(dev|doc|dbg|data|common)$")
 LENGTH_RANGE = (150, 1500)
 FAMILY_SIZE = 4
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from onnxopt.bench.env import environment
-from onnxopt.bench.measure import LatencyComparison, Measurement, compare_latency, measure
 from onnxopt.commands.common import Source, as_json, data_notes, latency_table, open_data, open_model
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
+from onnxopt.measurement.env import environment
+from onnxopt.measurement.measure import LatencyComparison, Measurement, compare_latency, measure
 from onnxopt.run.target import Target
 
 __all__ = ["bench"]
@@ -40,25 +40,34 @@ def bench(
     samples = open_data(source, models[0], opened[0], target)
     feeds = [sample.feeds for sample in islice(samples, FEEDS)]
     single: dict[str, Measurement] = {}
-    for path in models:
-        single[str(path)] = measure(path, feeds, target, seed=source.seed, progress=progress)
+    titles = _titles(models)
+    for name, path in titles.items():
+        single[name] = measure(path, feeds, target, seed=source.seed, progress=progress)
     pairs: dict[str, LatencyComparison] = {}
-    for path in models[1:]:
-        pairs[str(path)] = compare_latency(models[0], path, feeds, target, seed=source.seed, progress=progress)
+    for name, path in list(titles.items())[1:]:
+        pairs[name] = compare_latency(models[0], path, feeds, target, seed=source.seed, progress=progress)
     block = environment(target)
     data: dict[str, JSON] = {
         "environment": block,
         "models": {name: as_json(m) for name, m in single.items()},
         "comparisons": {name: as_json(c) for name, c in pairs.items()},
     }
-    tables = [_models_table(single)]
+    tables = [_models_table(single, titles)]
     if pairs:
         tables.append(latency_table(pairs, f"Against {models[0].name}, interleaved in fresh processes"))
     tables.append(Table("Environment", ("", ""), tuple((key, _text(value)) for key, value in block.items())))
     return Report("bench", _verdict(models, single, pairs), data, tuple(tables), _missing(single) + data_notes(samples))
 
 
-def _models_table(single: dict[str, Measurement]) -> Table:
+def _titles(models: Sequence[Path]) -> dict[str, Path]:
+    """File names where they tell the models apart, else paths as given, else numbered."""
+    for titles in ([p.name for p in models], [str(p) for p in models]):
+        if len(set(titles)) == len(models):
+            return dict(zip(titles, models, strict=True))
+    return {f"{i}: {p.name}": p for i, p in enumerate(models)}
+
+
+def _models_table(single: dict[str, Measurement], titles: dict[str, Path]) -> Table:
     rows = tuple(
         (
             name,
@@ -69,7 +78,7 @@ def _models_table(single: dict[str, Measurement]) -> Table:
             m.load_ms,
             m.first_run_ms,
             m.peak_rss_mb,
-            sum(f.stat().st_size for f in data_files(Path(name))) / 1e6,
+            sum(f.stat().st_size for f in data_files(titles[name])) / 1e6,
             m.n,
         )
         for name, m in single.items()
@@ -80,12 +89,12 @@ def _models_table(single: dict[str, Measurement]) -> Table:
 
 def _verdict(models: Sequence[Path], single: dict[str, Measurement], pairs: dict[str, LatencyComparison]) -> Verdict:
     if not pairs:
-        only = single[str(models[0])]
+        only = next(iter(single.values()))
         return Verdict(Status.PASS, f"{models[0].name}: p50 {only.p50_ms:.4g} ms over {only.n} runs")
     parts = [
-        f"{Path(name).name} is {c.decision} ({1 / c.ratio:.2f}x, ratio {c.low:.3f} .. {c.high:.3f})"
+        f"{name} is {c.decision} ({1 / c.ratio:.2f}x, ratio {c.low:.3f} .. {c.high:.3f})"
         if c.decision != "inconclusive"
-        else f"{Path(name).name} is undecided (ratio {c.low:.3f} .. {c.high:.3f}; too noisy)"
+        else f"{name} is undecided (ratio {c.low:.3f} .. {c.high:.3f}; too noisy)"
         for name, c in pairs.items()
     ]
     undecided = any(c.decision == "inconclusive" for c in pairs.values())

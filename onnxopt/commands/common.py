@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from onnxopt.bench.measure import LatencyComparison
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import data_files, load, own_data_files
 from onnxopt.core.query import Model, input_specs
@@ -21,6 +20,7 @@ from onnxopt.data.sources import open_dataset
 from onnxopt.errors import UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.evaluate.tally import Comparison
+from onnxopt.measurement.measure import LatencyComparison
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 

@@ -57,7 +57,7 @@ def demo(output: Path | None = None, *, target: Target | None = None, progress: 
         "demo",
         worst.verdict,
         {"quantize": made.data["candidates"], "compare": right.data["comparison"], "bench": dict(fast.data)},
-        (*made.tables[:1], *right.tables, *fast.tables),
+        (*(t for t in made.tables if t.title in ("Candidates", "Size")), *right.tables, *fast.tables),
         made.notes,
     )
 

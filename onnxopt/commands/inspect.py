@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TypeAlias
 
-from onnxopt.commands.common import Source, open_data, open_model
+from onnxopt.commands.common import Source, open_data, open_model, workspace
 from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
+from onnxopt.core.shapes import static_shapes
 from onnxopt.errors import DataError
-from onnxopt.quantize.dynamic import DYNAMIC
-from onnxopt.quantize.select import place
+from onnxopt.quantization.dynamic import DYNAMIC
+from onnxopt.quantization.select import place
+from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
 __all__ = ["inspect"]
 
+Shape: TypeAlias = tuple[int, ...]
 CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
@@ -28,7 +32,7 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
     """
     source, target = source or Source(samples=1), target or Target()
     model = open_model(path, target)
-    shapes, remarks = _input_shapes(source, path, model, target)
+    shapes, inputs, remarks = _shapes(source, path, model, target)
     figures = cost(model, shapes)
     ops = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in nodes(model))
     placement = place(model)
@@ -64,7 +68,7 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
             "inputs": [str(s) for s in input_specs(model)],
             "outputs": [str(s) for s in output_specs(model)],
             "ops": dict(ops.most_common()),
-            "input_shapes": {name: list(shape) for name, shape in shapes.items()},
+            "input_shapes": {name: list(shape) for name, shape in inputs.items()},
             "quantizable": quantizable,
         },
         tables=(
@@ -76,24 +80,25 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
     )
 
 
-def _input_shapes(
+def _shapes(
     source: Source, path: Path, model: Model, target: Target
-) -> tuple[dict[str, tuple[int, ...]], tuple[Note, ...]]:
-    """The shapes that costs are counted for: of the user's data, of made-up ones, or as far as the model states them.
+) -> tuple[dict[str, Shape], dict[str, Shape], tuple[Note, ...]]:
+    """Shapes of all values and of the inputs: on the user's data, on made-up ones, or as far as the model states them.
 
     Raises:
         DataError: The user's data do not fit.
     """
     try:
-        data = open_data(source, path, model, target)
-        return {name: array.shape for name, array in data[0].feeds.items()}, ()
+        feeds = open_data(source, path, model, target)[0].feeds
     except DataError as error:
         if source.path is not None:
             raise
-        stated = {s.name: s.shape for s in input_specs(model) if s.shape is not None}
-        shapes = {n: tuple(d for d in shape if isinstance(d, int)) for n, shape in stated.items()}
-        known = {n: shape for n, shape in shapes.items() if len(shape) == len(stated[n])}
-        return known, (Note("inputs", "unknown", error.what),)
+        fixed = {s.name: tuple(d for d in s.shape or () if isinstance(d, int)) for s in input_specs(model)}
+        known = {s.name: fixed[s.name] for s in input_specs(model) if s.shape is not None and s.shape == fixed[s.name]}
+        return static_shapes(model, known), known, (Note("inputs", "unknown", error.what),)
+    with workspace() as folder:
+        shapes = observed_shapes(model, feeds, target, folder)
+    return shapes, {name: array.shape for name, array in feeds.items()}, ()
 
 
 def _signature(model: Model) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from onnxopt.bench.measure import LatencyComparison, compare_latency
 from onnxopt.commands.common import (
     Source,
     as_json,
@@ -24,6 +23,7 @@ from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
+from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary

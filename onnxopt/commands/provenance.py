@@ -11,11 +11,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from onnxopt import __version__
-from onnxopt.bench.env import relevant_isa
 from onnxopt.core.io import content_hash
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON
 from onnxopt.data.dataset import Dataset
+from onnxopt.measurement.env import relevant_isa
 from onnxopt.passes.base import Pass
 
 __all__ = ["stamp"]

@@ -23,7 +23,7 @@ from onnxopt.commands.common import (
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.query import nodes
+from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError
@@ -31,11 +31,12 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantize.dynamic import DynamicQuantize
-from onnxopt.quantize.search import Candidate, best, try_candidate
-from onnxopt.quantize.select import excluded, matching
-from onnxopt.quantize.static import StaticQuantize
-from onnxopt.run.session import open_session
+from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
+from onnxopt.quantization.search import Candidate, best, try_candidate
+from onnxopt.quantization.select import excluded, matching, stems
+from onnxopt.quantization.static import StaticQuantize
+from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
 __all__ = ["Mode", "quantize"]
@@ -43,6 +44,8 @@ __all__ = ["Mode", "quantize"]
 Mode: TypeAlias = Literal["auto", "static", "dynamic"]
 
 CALIBRATION_SAMPLES = 128
+SLACK = 4.0
+"""A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
 FEEDS = 16
 """Samples that candidates are verified and measured on."""
 
@@ -101,11 +104,16 @@ def quantize(
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
-        attempts = _passes(mode, [p for p in exclude if matching(nodes(clean), p)], calibration)
-        candidates = [try_candidate(item, clean, path, scorer, feeds, max_drop, ctx) for item in attempts]
+        kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
+        candidates: list[Candidate] = []
+        for name, item in _attempts(mode, kept, clean, calibration).items():
+            hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
+            if hopeless is None:
+                candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
+            else:
+                candidates.append(Candidate(name, item, None, folder / name, 0, "not tried", hopeless))
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
-            item = next(p for p in attempts if p.name == chosen.name)
             facts: dict[str, JSON] = {
                 "max_drop": max_drop,
                 "within_budget": chosen.comparison.drop <= max_drop,  # what the clock said is not the same every time
@@ -114,8 +122,8 @@ def quantize(
                 "candidate_score": chosen.comparison.candidate_score,
                 "samples": chosen.comparison.samples,
             }
-            changes = {chosen.name: chosen.changes}
-            stamp(chosen.model, path, [*cleanups, item], changes=changes, verdict=facts, data=calibration)
+            changes = {chosen.item.name: chosen.changes}
+            stamp(chosen.model, path, [*cleanups, chosen.item], changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
@@ -131,13 +139,26 @@ def _data(source: Source, eval_data: str | None, path: Path, target: Target) -> 
     return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
-def _passes(mode: Mode, exclude: Sequence[str], calibration: Dataset) -> list[Pass]:
-    static, dynamic = StaticQuantize(tuple(exclude)), DynamicQuantize(tuple(exclude))
-    if mode == "static":
-        return [static]
-    if mode == "dynamic" or calibration.synthetic:
-        return [dynamic]
-    return [static, dynamic]
+def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: Dataset) -> dict[str, Pass]:
+    """The candidates that the mode allows, by name."""
+    attempts: dict[str, Pass] = {}
+    if mode == "static" or (mode == "auto" and not calibration.synthetic):
+        attempts["static"] = StaticQuantize(exclude)
+        if stems(model):
+            attempts["static, float stem"] = StaticQuantize(exclude, float_stem=True)
+    if mode != "static":
+        attempts["dynamic"] = DynamicQuantize(exclude)
+    return attempts
+
+
+def _cannot_win(item: Pass, model: Model, leader: Candidate | None, feeds: Feeds, ctx: Context) -> str | None:
+    """Why a candidate need not be tried: what it leaves float alone takes longer than the leader; ``None``: try it."""
+    if not isinstance(item, DynamicQuantize) or leader is None or leader.latency is None:
+        return None
+    share = macs_share(model, observed_shapes(model, feeds, ctx.target, ctx.workdir))
+    if leader.latency.high >= 1 - SLACK * share:
+        return None
+    return f"it reaches {share:.1%} of the multiply-accumulates and cannot be as fast as {leader.name!r}"
 
 
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:

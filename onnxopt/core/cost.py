@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from onnxopt.core.external import initializers
 from onnxopt.core.query import Model, graphs, label, nodes
-from onnxopt.core.shapes import static_shapes
 from onnxopt.core.tensors import tensor_bytes
 
 __all__ = ["Cost", "cost"]
@@ -40,10 +39,9 @@ class Cost:
         return sum(self.macs.values())
 
 
-def cost(model: Model, inputs: Mapping[str, Shape]) -> Cost:
-    """The cost of one call with inputs of the given shapes."""
+def cost(model: Model, shapes: Mapping[str, Shape]) -> Cost:
+    """The cost of one call in which the values have the given shapes (as ``static_shapes`` infers them)."""
     tensors = {id(t): t for t in [*(t for _, t in initializers(model)), *_constants(model)]}.values()
-    shapes = static_shapes(model, inputs)
     macs: dict[str, int] = {}
     unknown: list[str] = []
     for graph in graphs(model):

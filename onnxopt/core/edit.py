@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxopt.core.query import Model, graphs
 
-__all__ = ["Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
+__all__ = ["INITIALIZERS_ARE_INPUTS", "Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
 
 Array = np.ndarray[Any, Any]
 
@@ -56,7 +56,7 @@ class Editor:
         """
         graph = graph_of(before)
         name = self.fresh_name(base)
-        tensor = ir.tensor(data, name=name)
+        tensor = _tensor(data, name)
         if as_node or id(graph) in self._function_graphs or self.model.ir_version < INITIALIZERS_ARE_INPUTS:
             node = ir.node("Constant", [], {"value": tensor}, num_outputs=1, name=self.fresh_name(f"{name}_node"))
             value = node.outputs[0]
@@ -124,6 +124,13 @@ class Editor:
         for output, value in zip(node.outputs, values, strict=True):
             self.replace_value(output, value)
         remove_node(node)
+
+
+def _tensor(data: Array, name: str) -> ir.TensorProtocol:
+    if data.dtype.kind not in "OSU":
+        return ir.tensor(data, name=name)
+    items = [item if isinstance(item, bytes) else str(item).encode() for item in data.ravel().tolist()]
+    return ir.StringTensor(items, shape=ir.Shape(data.shape), name=name)
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

@@ -71,7 +71,9 @@ def reason_not_constant(value: ir.Value | None) -> str:
     if value is None:
         return "is missing"
     if value.is_graph_input():
-        return "is a graph input" + (" (its initializer is only a default)" if value.is_initializer() else "")
+        return "is a graph input" + (
+            " (its value is only a default, see freeze-defaults)" if value.is_initializer() else ""
+        )
     producer = value.producer()
     return f"is computed by {producer.op_type}" if producer is not None else "has no value in the file"
 

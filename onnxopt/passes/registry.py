@@ -47,6 +47,10 @@ PASSES: Mapping[str, Entry] = {
     "remove-unused": Entry(
         "onnxopt.passes.cleanup.unused:RemoveUnused", "drop nodes, weights and functions that no output needs"
     ),
+    "freeze-defaults": Entry(
+        "onnxopt.passes.cleanup.freeze:FreezeDefaults",
+        "make inputs with a default constant (files of IR version 3)",
+    ),
 }
 
 CLEANUP = (
@@ -57,7 +61,7 @@ CLEANUP = (
     "remove-unused",
 )
 """Passes that keep every output bit for bit, in the order in which they help each other."""
-OPTIMIZE = tuple(PASSES)
+OPTIMIZE = tuple(name for name in PASSES if name != "freeze-defaults")
 """What ``optimize`` runs when nothing else is asked for."""
 
 

@@ -18,7 +18,7 @@ from onnxopt.core.shapes import infer_shapes, static_shapes
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
 
-__all__ = ["BUDGET_BYTES", "chunks", "tap"]
+__all__ = ["BUDGET_BYTES", "chunks", "observed_shapes", "tap"]
 
 BUDGET_BYTES = 256 << 20
 UNKNOWN_BYTES = 16 << 20
@@ -62,6 +62,15 @@ def tap(
             if index == 0:
                 values.update({name: feeds[name] for name in fed})
             yield values
+
+
+def observed_shapes(model: Model, feeds: Feeds, target: Target, workdir: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every value: inferred, and for values of the main graph that defeat inference seen in a run."""
+    shapes = static_shapes(model, {name: array.shape for name, array in feeds.items()})
+    missing = [v.name for node in model.graph for v in node.outputs if v.name and v.name not in shapes]
+    for values in tap(model, missing, lambda: [feeds], target, workdir):
+        shapes.update({name: value.shape for name, value in values.items() if hasattr(value, "shape")})
+    return shapes
 
 
 def chunks(names: Sequence[str], sizes: Mapping[str, int], budget_bytes: int) -> list[list[str]]:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from sample_models import cnn, cnn_data, mlp, mlp_data, write
 
-from onnxopt.bench.measure import LatencyComparison, Side
-from onnxopt.bench.stats import Decision
 from onnxopt.cli.main import run
+from onnxopt.measurement.measure import LatencyComparison, Side
+from onnxopt.measurement.stats import Decision
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -91,7 +91,7 @@ def latency(decision: Decision) -> LatencyComparison:
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency measurements that take no time and always find the candidate faster, for tests of everything else."""
-    for module in ("onnxopt.quantize.search", "onnxopt.commands.optimize"):
+    for module in ("onnxopt.quantization.search", "onnxopt.commands.optimize"):
         monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: latency("faster"))
 
 

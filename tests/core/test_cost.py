@@ -10,13 +10,15 @@ from onnx import numpy_helper, parser
 
 from onnxopt.core.cost import Cost, cost
 from onnxopt.core.io import load
+from onnxopt.core.shapes import static_shapes
 
 
 def costs(tmp_path: Path, signature: str, body: str, shapes: dict[str, tuple[int, ...]], **weights: np.ndarray) -> Cost:
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> m {signature} {{ {body} }}')
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    return cost(load(tmp_path / "m.onnx"), shapes)
+    loaded = load(tmp_path / "m.onnx")
+    return cost(loaded, static_shapes(loaded, shapes))
 
 
 def zeros(*shape: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Every model that onnx ships with its expected outputs must still give them after ``optimize``'s list of passes.
 
-Of the 2024 models in onnx 1.23, ONNX Runtime 1.32 on a CPU runs RAN and gets them right itself; the passes change CHANGED.
+Of the 2024 models in onnx 1.23, ONNX Runtime 1.32 on a CPU runs 1728 and gets them right itself; passes change 297.
+The others need types that numpy lacks, or operators and old opsets that the runtime has no kernels for.
 The floors keep the suite from silently becoming empty when a dependency changes.
 """
 
@@ -17,7 +18,7 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.registry import OPTIMIZE, create
 from tests.suites.backend_cases import KINDS, Case, cases, difference, run
 
-FLOORS = {"node": (1, 1), "simple": (1, 0), "pytorch-converted": (1, 0), "pytorch-operator": (1, 0)}
+FLOORS = {"node": (1500, 200), "simple": (15, 0), "pytorch-converted": (50, 0), "pytorch-operator": (20, 0)}
 """Models that ran and models that a pass changed, by kind."""
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor
 from onnxopt.core.query import Model, graphs
-from onnxopt.core.tensors import read
+from onnxopt.core.tensors import borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_random
 
@@ -108,11 +108,10 @@ def _attribute_key(attribute: ir.Attr) -> tuple[object, ...] | None:
 def content_key(tensor: ir.TensorProtocol) -> tuple[object, ...]:
     """Equal for two tensors exactly when type, shape and all bytes are equal (but for a SHA-256 collision)."""
     digest = hashlib.sha256()
-    array = read(tensor)
-    if tensor.dtype == ir.DataType.STRING:
-        for item in array.ravel().tolist():
-            data = item if isinstance(item, bytes) else str(item).encode()
-            digest.update(len(data).to_bytes(8, "little") + data)
+    if tensor.dtype == ir.DataType.STRING:  # as an array it would lose zero bytes at the end
+        for item in ir.serde.serialize_tensor(tensor).string_data:
+            digest.update(len(item).to_bytes(8, "little") + item)
     else:
-        digest.update(array.tobytes())
-    return (tensor.dtype, tuple(array.shape), digest.digest())
+        with borrow(tensor) as array:
+            digest.update(array.tobytes())
+    return (tensor.dtype, tuple(int(size) for size in tensor.shape.numpy()), digest.digest())

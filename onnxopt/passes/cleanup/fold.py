@@ -18,9 +18,9 @@ import onnxruntime as ort
 from onnxopt.core.edit import Editor, remove_node
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
-from onnxopt.core.tensors import Array
+from onnxopt.core.tensors import Array, tensor_bytes
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, is_random, scopes, tensor_of
+from onnxopt.passes.constants import array_of, is_op, is_random, scopes, tensor_of
 from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["FoldConstants"]
@@ -30,6 +30,7 @@ KEPT = frozenset({"Constant", "Identity", "DequantizeLinear", "DynamicQuantizeLi
 SMALL = 4096
 """Elements up to which a constant input is put into the evaluated model, so that shapes can be inferred from it."""
 IR_VERSION = 10
+POINTER_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class FoldConstants:
                 if node.domain != "" or node.op_type in KEPT or not node.inputs:
                     continue
                 outcome = _value_of_shape(node, shapes) or self._evaluate(node, opset)
+                if isinstance(outcome, list) and _decides_if(node):
+                    outcome = "decides an If; ONNX Runtime refuses some models once it sees which branch is taken"
                 if isinstance(outcome, str):
                     notes.append(Note(label(node), "kept", outcome))
                 elif outcome is not None:
@@ -75,7 +78,8 @@ class FoldConstants:
         numpy_types = [tensor is not None and _is_numpy(tensor.dtype) for tensor in tensors]
         if not all(numpy_types):
             return "numpy has no arrays of an input's element type"
-        freed = sum(t.nbytes for v, t in zip(present, tensors, strict=True) if t is not None and len(v.uses()) == 1)
+        sole = [len(value.uses()) == 1 for value in present]
+        freed = sum(tensor_bytes(t) for t, only in zip(tensors, sole, strict=True) if t is not None and only)
         arrays = [array_of(value) for value in node.inputs]
         proto = _single_node_model(node, arrays, opset)
         limit = freed + self.max_growth_bytes
@@ -89,6 +93,17 @@ class FoldConstants:
             if needed <= limit:
                 return outputs
         return f"its value of {needed} bytes would make the file grow by more than {self.max_growth_bytes}"
+
+
+def _decides_if(node: ir.Node, depth: int = 4) -> bool:
+    """Whether the node, or what is computed from it and constants alone, is the condition of an If."""
+    for use in (use for output in node.outputs for use in output.uses()):
+        if is_op(use.node, "If") and use.idx == 0:
+            return True
+        others = (value for value in use.node.inputs if value is not None and value.producer() is not node)
+        if depth and all(tensor_of(value) is not None for value in others) and _decides_if(use.node, depth - 1):
+            return True
+    return False
 
 
 def _is_numpy(dtype: ir.DataType) -> bool:
@@ -151,7 +166,9 @@ def _inferred_bytes(proto: onnx.ModelProto) -> int:
         if tensor.elem_type and tensor.HasField("shape"):
             sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
             if len(sizes) == len(tensor.shape.dim):
-                total += int(np.prod(sizes, dtype=np.float64)) * ir.DataType(tensor.elem_type).bitwidth // 8
+                dtype = ir.DataType(tensor.elem_type)
+                bits = POINTER_BITS if dtype == ir.DataType.STRING else dtype.bitwidth
+                total += int(np.prod(sizes, dtype=np.float64)) * bits // 8
     return total
 
 

@@ -7,23 +7,25 @@ form ran at 0.1x to 0.5x of float on CPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.core.cost import cost
 from onnxopt.core.edit import Editor, clear_unused
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, graphs, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantize.affine import quantize_array, weight_scale
-from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import COMPUTE, compute_reason, excluded, flag, weight_axis
+from onnxopt.quantization.affine import quantize_array, weight_scale
+from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
+from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
 
-__all__ = ["DynamicQuantize"]
+__all__ = ["DYNAMIC", "DynamicQuantize", "macs_share"]
 
 OPSET = 11
 """The first opset with DynamicQuantizeLinear."""
@@ -71,6 +73,15 @@ class DynamicQuantize:
         return PassResult(model, changes, tuple(notes))
 
 
+def macs_share(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """The part of the model's multiply-accumulates that dynamic quantization can reach; 1 where it is not known."""
+    found = cost(model, shapes)
+    reached = [n for n in nodes(model) if n.op_type in DYNAMIC and n.domain == "" and compute_reason(n) is None]
+    if found.unknown or not found.total_macs:
+        return 1.0
+    return sum(found.macs.get(label(n), 0) for n in reached) / found.total_macs
+
+
 def _reason(node: ir.Node) -> str | None:
     if node.op_type not in DYNAMIC:
         return f"the dynamic form of {node.op_type} is slower than float"
@@ -84,7 +95,7 @@ class _Writer:
         self.edit = Editor(model)
         self.grid = scheme.weights
         self.activations: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
-        self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        self.weights: dict[tuple[ir.Value, bool, float], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
         """Replaces a MatMul or Gemm by its dynamic integer form."""
@@ -130,7 +141,8 @@ class _Writer:
 
     def _weight(self, weight: ir.Value, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         transposed = node.op_type == "Gemm" and flag(node, "transB")
-        key = (weight, int(transposed))
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
+        key = (weight, transposed, alpha)
         known = self.weights.get(key)
         if known is not None:
             return known
@@ -142,14 +154,13 @@ class _Writer:
             scale = weight_scale(array, axis, self.grid)
             scale = np.where(scale > 0, scale, np.float32(1))
             codes: Array = quantize_array(array, scale, 0, axis, self.grid)
-        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         name = weight.name or "weight"
         written = (
             self.edit.add_constant(f"{name}_quantized", codes.T.copy() if transposed else codes, before=node),
             self.edit.add_constant(f"{name}_scale", (scale * np.float32(alpha)).astype(np.float32), before=node),
             self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=node),
         )
-        if alpha == 1.0 and node.graph is weight.graph:
+        if node.graph is weight.graph:
             self.weights[key] = written
         return written
 

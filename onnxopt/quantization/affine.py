@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.quantize.scheme import Granularity, Grid, PerAxis
+from onnxopt.quantization.scheme import Granularity, Grid, PerAxis
 
 __all__ = ["dequantize_array", "qparams", "quantize_array", "weight_scale"]
 

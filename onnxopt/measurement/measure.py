@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxopt.bench.env import is_spinning, settle_spinning
-from onnxopt.bench.job import Answer, Effort, Subject
-from onnxopt.bench.process import Laboratory, spread
-from onnxopt.bench.stats import Decision, decide, estimate, log_ratio, percentile
 from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.measurement.env import is_spinning, settle_spinning
+from onnxopt.measurement.job import Answer, Effort, Subject
+from onnxopt.measurement.process import Laboratory, spread
+from onnxopt.measurement.stats import Decision, decide, estimate, log_ratio, percentile
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 

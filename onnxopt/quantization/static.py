@@ -20,11 +20,11 @@ from onnxopt.core.tensors import borrow, read
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantize.affine import qparams, quantize_array, weight_scale
-from onnxopt.quantize.calibrate import calibrate
-from onnxopt.quantize.observers import MinMax
-from onnxopt.quantize.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantize.select import ACTIVATIONS, Placement, excluded, place, weight_axis
+from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.quantization.calibrate import calibrate
+from onnxopt.quantization.observers import MinMax
+from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
+from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, stems, weight_axis
 
 __all__ = ["StaticQuantize"]
 
@@ -46,6 +46,7 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        float_stem: Keep the first Conv float where it reads few channels.
         scheme: The integer grids.
     """
 
@@ -53,6 +54,7 @@ class StaticQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    float_stem: bool = False
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -69,6 +71,8 @@ class StaticQuantize:
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        if self.float_stem:
+            skip |= dict.fromkeys(stems(model), "it reads an input of few channels")
         placement, ranges = _placed(model, skip, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
@@ -91,11 +95,13 @@ def _placed(
 ) -> tuple[Placement, dict[str, MinMax]]:
     """The placement whose ranges are all finite on ``data``, and these ranges; nodes at other values stay float."""
     skip, ranges = dict(skip), dict[str, MinMax]()
+    in_order = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
     while True:
         placement = place(model, skip)
-        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values() if (v.name or "") not in ranges)
+        sources = set(placement.grid_of.values())
+        wanted = [v.name or "" for v in in_order if v in sources and v.name not in ranges]
         if wanted:
-            ranges |= calibrate(model, list(wanted), data, ctx)
+            ranges |= calibrate(model, wanted, data, ctx)
         bad = [v for v, source in placement.grid_of.items() if not ranges[source.name or ""].finite]
         if not bad:
             return placement, ranges
@@ -201,7 +207,7 @@ class _Writer:
     def _pair(self, value: ir.Value, grid: GridPoint) -> ir.Value:
         """DQ(Q(value)), placed right after the node that makes ``value``."""
         scale, zero_point = grid
-        producer = value.producer()
+        source, producer = value, value.producer()
         first = self.graph[0]
         name = value.name or "value"
         parameters = [
@@ -220,4 +226,5 @@ class _Writer:
             self.graph.insert_before(first, pair)
         else:
             self.graph.insert_after(producer, pair)
+        value.type, value.shape = source.type, source.shape
         return value

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxopt.bench.stats import decide, estimate, log_ratio, percentile
+from onnxopt.measurement.stats import decide, estimate, log_ratio, percentile
 
 SETTINGS = {"margin": 0.03, "min_processes": 5, "max_processes": 15}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
-from onnxopt.quantize.observers import MinMax
+from onnxopt.quantization.observers import MinMax
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import tap
 

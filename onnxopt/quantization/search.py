@@ -10,31 +10,38 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from onnxopt.bench.measure import LatencyComparison, compare_latency
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.errors import ModelError, VerificationError
 from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.verify import verify
+from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
-from onnxopt.quantize.select import COMPUTE
+from onnxopt.quantization.select import COMPUTE
 from onnxopt.run.session import Feeds
 
-__all__ = ["Candidate", "best", "try_candidate"]
+__all__ = ["Candidate", "Outcome", "best", "try_candidate"]
 
 
-@dataclass(frozen=True)
+Outcome: TypeAlias = Literal["faster", "not faster", "undecided", "inaccurate", "invalid", "unchanged", "not tried"]
+AS_FAST = 1.02
+"""Candidates whose latency is within this factor of the fastest count as just as fast."""
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One quantized form and what was found out about it.
 
     Attributes:
-        name: Name of the pass that made it.
+        name: What people call it.
+        item: The pass that made it.
         model: The model, ``None`` when it could not be built.
         path: Its file.
         changes: Nodes that run on integers.
-        outcome: ``"faster"``, ``"unchanged"``, ``"invalid"``, ``"inaccurate"``, ``"not faster"`` or ``"undecided"``.
+        outcome: What rules it out, or ``"faster"``.
         reason: The figures behind the outcome.
         comparison: Accuracy against the input model.
         latency: Latency against the input model.
@@ -42,10 +49,11 @@ class Candidate:
     """
 
     name: str
+    item: Pass
     model: Model | None
     path: Path
     changes: int
-    outcome: str
+    outcome: Outcome
     reason: str
     comparison: Comparison | None = None
     latency: LatencyComparison | None = None
@@ -53,11 +61,19 @@ class Candidate:
 
 
 def try_candidate(
-    item: Pass, model: Model, reference: Path, scorer: Scorer, feeds: Sequence[Feeds], max_drop: float, ctx: Context
+    name: str,
+    item: Pass,
+    model: Model,
+    reference: Path,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    max_drop: float,
+    ctx: Context,
 ) -> Candidate:
     """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
 
     Args:
+        name: What people call it; also names its file.
         item: The pass that quantizes.
         model: The cleaned-up float model; it is not changed.
         reference: File of the input model.
@@ -66,20 +82,20 @@ def try_candidate(
         max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
     """
-    path = ctx.workdir / f"{item.name}.onnx"
+    path = ctx.workdir / f"{name}.onnx"
     try:
         result = item.run(model.clone(), ctx)
     except ModelError as error:
-        return Candidate(item.name, None, path, 0, "invalid", error.what)
+        return Candidate(name, item, None, path, 0, "invalid", error.what)
     if not result.changes:
-        return Candidate(item.name, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
+        return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
 
-    def conclude(outcome: str, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
+    def conclude(outcome: Outcome, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
         comparison = next((f for f in found if isinstance(f, Comparison)), None)
         latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
         return Candidate(
-            item.name, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
+            name, item, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
         )
 
     try:
@@ -106,6 +122,7 @@ def _declined(notes: Sequence[Note]) -> str:
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The fastest candidate that was seen to be faster and accurate enough."""
-    faster = [(c.latency.ratio, c) for c in candidates if c.outcome == "faster" and c.latency is not None]
-    return min(faster, key=lambda pair: pair[0])[1] if faster else None
+    """The fastest candidate that was seen to be faster and accurate enough; of equally fast ones the most accurate."""
+    faster = {c: c.latency.ratio for c in candidates if c.outcome == "faster" and c.latency is not None}
+    as_fast = [c for c, ratio in faster.items() if ratio <= min(faster.values()) * AS_FAST]
+    return min(as_fast, key=lambda c: c.comparison.drop if c.comparison else 0.0, default=None)

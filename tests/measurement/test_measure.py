@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxopt.bench.job import Answer, Effort, Job, Subject, Timing
-from onnxopt.bench.measure import compare_latency, measure
-from onnxopt.bench.process import Laboratory, spread
-from onnxopt.bench.worker import is_steady
 from onnxopt.errors import DataError, ModelError, ProviderError
+from onnxopt.measurement.job import Answer, Effort, Job, Subject, Timing
+from onnxopt.measurement.measure import compare_latency, measure
+from onnxopt.measurement.process import Laboratory, spread
+from onnxopt.measurement.worker import is_steady
 from onnxopt.run.target import Target
 
 ONE = Target(threads=1)
@@ -124,8 +124,8 @@ PARENT = """
 import sys
 from pathlib import Path
 import numpy as np
-from onnxopt.bench.job import Effort, Subject
-from onnxopt.bench.process import Laboratory
+from onnxopt.measurement.job import Effort, Subject
+from onnxopt.measurement.process import Laboratory
 from onnxopt.run.target import Target
 feeds = [{"x": np.zeros((64, 256), np.float32)}]
 subject = Subject(sys.argv[1], Target(threads=1))
@@ -154,7 +154,7 @@ def test_no_worker_outlives_its_parent(models: Path, tmp_path: Path, sent: signa
 @linux
 def test_ctrl_c_leaves_neither_a_worker_nor_a_file(models: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; import numpy as np; from onnxopt.bench.measure import measure;"
+        "import sys; from pathlib import Path; import numpy as np; from onnxopt.measurement.measure import measure;"
         "from onnxopt.run.target import Target;"
         "measure(Path(sys.argv[1]), [{'x': np.zeros((64, 256), np.float32)}], Target(threads=1), processes=10**6)"
     )
@@ -183,7 +183,7 @@ def read(path: Path) -> bytes:
 
 def test_the_worker_imports_no_more_than_it_needs() -> None:
     program = (
-        "import sys, onnxopt.bench.worker;"
+        "import sys, onnxopt.measurement.worker;"
         "print([m for m in ('onnx', 'onnx_ir', 'scipy', 'click', 'rich', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

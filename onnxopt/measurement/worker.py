@@ -1,4 +1,4 @@
-"""The process that times models: ``python -m onnxopt.bench.worker JOB.json ANSWER.json``.
+"""The process that times models: ``python -m onnxopt.measurement.worker JOB.json ANSWER.json``.
 
 It imports numpy, ONNX Runtime and little else, so that its memory and its start are those of the model. It opens every
 session first, warms each model up, then runs them in rounds of random order, so that whatever else the machine does
@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -21,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from onnxopt.bench.job import Answer, Effort, Job, Timing
 from onnxopt.errors import OnnxoptError
+from onnxopt.measurement.job import Answer, Effort, Job, Timing
 from onnxopt.run.session import Feeds, Session, open_session
 from onnxopt.run.target import Target, provider
 
@@ -40,6 +41,8 @@ Run = Callable[[], object]
 
 def main(arguments: Sequence[str]) -> int:
     """Performs the job in the first file and writes the answer, or the error, to the second."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started this process held signals back meanwhile
     source, sink = (Path(a) for a in arguments)
     try:
         document = {"answer": perform(Job.from_json(source.read_text(encoding="utf-8"))).to_document()}

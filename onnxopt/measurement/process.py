@@ -11,15 +11,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxopt import errors
-from onnxopt.bench.job import Answer, Effort, Job, Subject
 from onnxopt.errors import DataError, ModelError, OnnxoptError
+from onnxopt.measurement.job import Answer, Effort, Job, Subject
 from onnxopt.run.session import Feeds
 
 __all__ = ["Laboratory", "spread"]
@@ -68,7 +69,7 @@ class Laboratory:
         feeds = str(self._folder / "feeds.npz")
         job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid())
         source.write_text(job.to_json(), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "onnxopt.bench.worker", str(source), str(sink)]
+        command = [sys.executable, "-P", "-m", "onnxopt.measurement.worker", str(source), str(sink)]
         code, stderr = _call(command)
         if code != 0 or not sink.exists():
             raise _crash(code, stderr, subjects)
@@ -89,17 +90,21 @@ def spread(feeds: Sequence[Feeds], count: int) -> tuple[Feeds, ...]:
 
 def _call(command: Sequence[str]) -> tuple[int, str]:
     """Exit code and error output of ``command``; its process group does not outlive this call."""
-    worker = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        start_new_session=True,
-    )
+    worker: subprocess.Popen[bytes] | None = None
     try:
+        with _held_back():
+            worker = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+                start_new_session=True,
+            )
         _, stderr = worker.communicate()
     except BaseException:
+        if worker is None:
+            raise
         if hasattr(os, "killpg"):
             os.killpg(worker.pid, signal.SIGKILL)
         else:
@@ -107,6 +112,19 @@ def _call(command: Sequence[str]) -> tuple[int, str]:
         worker.communicate()
         raise
     return worker.returncode, stderr.decode(errors="replace")
+
+
+@contextmanager
+def _held_back() -> Generator[None]:
+    """Holds back Ctrl-C and its like, so that no process starts that nobody knows of; the worker lets them in again."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxopt.bench.env import busy_share, environment, is_spinning, settle_spinning
+from onnxopt.measurement.env import busy_share, environment, is_spinning, settle_spinning
 from onnxopt.run.target import Target, allowed_cores, cgroup_quota
 
 

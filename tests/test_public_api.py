@@ -1,0 +1,42 @@
+"""The names that ``import onnxopt`` promises, and what importing it costs."""
+
+import subprocess
+import sys
+
+import onnxopt
+
+NAMES = {
+    "Model",
+    "OnnxoptError",
+    "Report",
+    "Source",
+    "Target",
+    "bench",
+    "compare",
+    "demo",
+    "inspect",
+    "load",
+    "optimize",
+    "quantize",
+    "save",
+}
+
+
+def test_names_are_there_and_callable():
+    assert set(onnxopt.__all__) == NAMES
+    for name in NAMES:
+        assert callable(getattr(onnxopt, name)), name
+
+
+def test_names_stay_functions_after_their_packages_are_imported():
+    code = (
+        "import onnxopt; onnxopt.quantize; onnxopt.bench; import onnxopt.commands.quantize;"
+        "assert callable(onnxopt.quantize) and callable(onnxopt.bench) and callable(onnxopt.compare)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_is_light():
+    code = "import sys, onnxopt; print(sorted({'onnx', 'onnxruntime', 'numpy', 'torch', 'scipy'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "[]"
