@@ -46,7 +46,7 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
-        float_stem: Keep the first Conv float where it reads few channels.
+        float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         scheme: The integer grids.
     """
 

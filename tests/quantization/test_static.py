@@ -2,7 +2,6 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxopt.core.query import label
 from onnxopt.errors import DataError, UsageError
 from onnxopt.passes.base import Context
 from onnxopt.quantization.select import stems
@@ -151,16 +150,24 @@ def test_nodes_at_activations_that_are_not_finite_stay_float(lab, rng):
     assert {n.node for n in result.notes if "NaN or infinite" in n.reason} == {"Conv->n", "Conv->y"}
 
 
-def test_the_stem_is_the_first_conv_of_few_channels(lab, rng):
+def test_the_stem_is_the_first_conv_of_few_channels_and_the_depthwise_one_behind_it(lab, rng):
     text = (
         HEAD
-        + """(float[N,3,8,8] x) => (float[N,8,8,8] z) {
+        + """(float[N,3,8,8] x) => (float[N,3,8,8] z) {
         s = Conv <pads=[1,1,1,1]> (x, w3)  r = Relu(s)  d = Conv <group=8, pads=[1,1,1,1]> (r, wd)
-        z = Conv <pads=[1,1,1,1]> (d, w8) }"""
+        e = Conv <group=8, pads=[1,1,1,1]> (d, wd)  p = Conv (e, w8)
+        z = Conv <pads=[1,1,1,1]> (p, wf) }"""
     )
-    model = lab.build(text, w3=weight(rng, 8, 3, 3, 3), wd=weight(rng, 8, 1, 3, 3), w8=weight(rng, 8, 8, 3, 3))
-    assert [label(n) for n in stems(model)] == [label(model.graph[0])]
-    assert lab.run(StaticQuantize(float_stem=True), model, images(rng, channels=3)).changes == 2
+    model = lab.build(
+        text,
+        w3=weight(rng, 8, 3, 3, 3),
+        wd=weight(rng, 8, 1, 3, 3),
+        w8=weight(rng, 3, 8, 1, 1),
+        wf=weight(rng, 3, 3, 3, 3),
+    )
+    convs = [n for n in model.graph if n.op_type == "Conv"]
+    assert stems(model) == {convs[0], convs[1]}, "neither a later depthwise Conv nor a later one of few channels"
+    assert lab.run(StaticQuantize(float_stem=True), model, images(rng, channels=3)).changes == 3
 
 
 def test_the_same_inputs_give_the_same_bytes_in_any_order(lab, rng):
