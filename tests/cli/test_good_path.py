@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import REPOSITORY, Outcome, latency
+from command_line import REPOSITORY, Outcome, latency
 from sample_models import mlp, normal, parsed, write
 
 from onnxopt.core.io import content_hash

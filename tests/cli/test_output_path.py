@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import REPOSITORY, Outcome, assert_explained, contents, environment
+from command_line import REPOSITORY, Outcome, assert_explained, contents, environment
 from sample_models import mlp, normal, parsed, write, write_external
 
 from onnxopt.core.io import load, save

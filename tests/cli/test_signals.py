@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import contents, environment
+from command_line import contents, environment
 from sample_models import mlp, mlp_data, normal, parsed, write
 
 SAVER = """

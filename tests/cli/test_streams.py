@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, environment, latency
-from sample_models import mlp, parsed, write
-from test_bad_models import CUSTOM
+from command_line import Outcome, environment, latency
+from sample_models import CUSTOM, mlp, parsed, write
 
 from onnxopt.core.report import Report
 
