@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from command_line import Outcome, assert_explained, contents, environment, latency
-from sample_models import cnn, cnn_data, mlp, mlp_data, write
+from sample_models import FEATURES, cnn, cnn_data, mlp, mlp_data, normal, write
 
 from onnxopt.cli.main import run
 
@@ -83,5 +86,26 @@ def shell() -> Callable[..., Outcome]:
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def quantized(invoke: Callable[..., Outcome], tmp_path: Path, no_clock: None) -> Callable[..., Path]:
+    """The INT8 form of a model, which must be written and run on the same inputs as the model."""
+
+    def call(model: onnx.ModelProto, *options: object, feeds: dict[str, np.ndarray] | None = None) -> Path:
+        path, output = write(model, tmp_path / "m.onnx"), tmp_path / "out.onnx"
+        before = path.read_bytes()
+        outcome = invoke("quantize", path, "-o", output, "--max-drop", 1, *options)
+        assert outcome.code == 0, outcome
+        assert path.read_bytes() == before
+        onnx.checker.check_model(str(output))
+        first, second = (ort.InferenceSession(p, providers=["CPUExecutionProvider"]) for p in (path, output))
+        assert [i.name for i in first.get_inputs()] == [i.name for i in second.get_inputs()]
+        feeds = {"x": normal(4, FEATURES)} if feeds is None else feeds
+        for a, b in zip(first.run(None, feeds), second.run(None, feeds), strict=True):
+            assert np.abs(a - b).max() < 0.1 * np.abs(a).max() + 1e-6
+        return output
 
     return call

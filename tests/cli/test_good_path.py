@@ -85,11 +85,14 @@ def test_compare_judges_by_the_budget(tmp_path: Path, invoke: Invoke) -> None:
             array[::2] = 0
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     path = write(worse, tmp_path / "worse.onnx")
-    same = invoke("--json", "compare", MODEL, MODEL, "--data", TEST, "--max-drop", 0)
+    same = invoke("--json", "compare", MODEL, MODEL, "--data", TEST, "--max-drop", 0, "--samples", 200)
     assert same.code == 0 and same.document["data"]["comparison"]["drop"] == 0
-    found = invoke("compare", MODEL, path, "--data", TEST, "--max-drop", 0.01)
+    found = invoke("compare", MODEL, path, "--data", TEST, "--max-drop", 0.01, "--samples", 200)
     assert found.code == 1 and "above the budget of 0.01" in found.out.splitlines()[0]
-    assert invoke("compare", MODEL, path, "--data", TEST).code == 0, "without a budget it only reports"
+    # Without a budget it only reports.
+    assert invoke("compare", MODEL, path, "--data", TEST, "--samples", 200).code == 0, (
+        "without a budget it only reports"
+    )
 
 
 def test_inspect_counts_what_the_shipped_model_holds(invoke: Invoke) -> None:
