@@ -18,6 +18,7 @@ The codes 0, 1 and 5 of a finished command come from its verdict, not from an er
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -32,7 +33,11 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "nearest",
+    "printable",
 ]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All control characters but tab and line feed."""
 
 
 class OnnxoptError(Exception):
@@ -98,6 +103,11 @@ class NothingChangedError(OnnxoptError):
     """The request had no effect on this model (exit code 4)."""
 
     exit_code = 4
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters spelled out: names in a model must not steer the terminal."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

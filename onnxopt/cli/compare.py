@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from onnxopt.cli.options import PATH, data_options, finish, json_option, progress, source, target, target_options
+from onnxopt.cli.options import (
+    MAX_DROP,
+    PATH,
+    data_options,
+    finish,
+    json_option,
+    progress,
+    source,
+    target,
+    target_options,
+)
 
 __all__ = ["command"]
 
@@ -16,7 +26,7 @@ __all__ = ["command"]
 @click.argument("candidate", type=PATH)
 @data_options
 @target_options
-@click.option("--max-drop", type=click.FloatRange(min=0), metavar="X", help="Exit 1 when the metric drops by more.")
+@click.option("--max-drop", type=MAX_DROP, metavar="X", help="Exit 1 when the metric drops by more.")
 @json_option
 def command(
     reference: Path,

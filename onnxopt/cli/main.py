@@ -7,15 +7,19 @@ neither onnx nor numpy.
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import os
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from onnxopt import __version__
-from onnxopt.errors import OnnxoptError, nearest
+from onnxopt.errors import OnnxoptError, nearest, printable
 
 __all__ = ["Settings", "cli", "main"]
 
@@ -28,8 +32,13 @@ COMMANDS = {
     "demo": "The whole path on a small real model, in under two minutes.",
 }
 EXIT_USAGE = 2
+COMPLETE = "_ONNXOPT_COMPLETE"
+"""The variable through which a shell asks for completions."""
+EXIT_SYSTEM = 3
 EXIT_INTERNAL = 3
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+"""What a shell reports for a process that SIGPIPE ended."""
 
 
 @dataclass
@@ -80,14 +89,36 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, as_json: bool) -> None:
 def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits with the code of the table in the README."""
     arguments = sys.argv[1:] if args is None else args
-    sys.exit(run(arguments))
+    for name in ("SIGTERM", "SIGHUP"):  # clean up as for Ctrl-C, unless whoever started us wants the signal ignored
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    code = run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Else the interpreter tries again when it ends, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            code = EXIT_PIPE
+        elif code != EXIT_SYSTEM:
+            code = _environment(error, arguments, as_json=False)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command line; the exit code."""
     as_json = "--json" in arguments
     try:
-        result: Any = cli.main(args=arguments, prog_name="onnxopt", standalone_mode=False)
+        if COMPLETE in os.environ:
+            cli.main(arguments, prog_name="onnxopt")  # click answers the shell's question and exits
+        with cli.make_context("onnxopt", list(arguments)) as ctx:
+            result: Any = cli.invoke(ctx)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except OnnxoptError as error:
         return _explain(error.what, error.where, error.fix, error.exit_code, as_json=as_json)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -97,10 +128,23 @@ def run(arguments: list[str]) -> int:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxopt"
         return _explain(error.format_message(), where, f"see `{where} --help`", EXIT_USAGE, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was written", err=True)
-        return EXIT_INTERRUPTED
+        where, fix = " ".join(["onnxopt", *arguments]), "nothing was written; run the same command again"
+        return _explain("interrupted", where, fix, EXIT_INTERRUPTED, as_json=as_json)
+    except BrokenPipeError:
+        return EXIT_PIPE
+    except SystemExit as error:
+        if COMPLETE in os.environ:
+            raise
+        if isinstance(error.__context__, BrokenPipeError):  # so rich ends when nobody reads stdout any more
+            return EXIT_PIPE
+        what, where = f"code that was called ended the program ({error.code})", " ".join(["onnxopt", *arguments])
+        return _explain(what, where, "raise an exception instead of calling sys.exit", EXIT_SYSTEM, as_json=as_json)
+    except (OSError, MemoryError) as error:
+        if _wants_traceback(arguments):
+            raise
+        return _environment(error, arguments, as_json=as_json)
     except Exception as error:  # the last line of defence: users never see a traceback unless they ask for it
-        if any(a.startswith("-vv") for a in arguments) or arguments.count("-v") > 1:
+        if _wants_traceback(arguments):
             raise
         what = f"internal error, a defect in onnxopt: {type(error).__name__}: {error}"
         fix = "run again with `onnxopt -vv ...` and report the traceback"
@@ -108,8 +152,26 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _wants_traceback(arguments: list[str]) -> bool:
+    return any(a.startswith("-vv") for a in arguments) or arguments.count("-v") > 1
+
+
+def _environment(error: OSError | MemoryError, arguments: list[str], *, as_json: bool) -> int:
+    """Explains what the system refused outside the places that know better."""
+    command = " ".join(["onnxopt", *arguments])
+    if isinstance(error, MemoryError):
+        what, where = "there is not enough memory", command
+        fix = "free memory, or give fewer or smaller samples (--samples)"
+    else:
+        what = f"the system refused: {error.strerror or error}"
+        where = str(error.filename or command)
+        fix = f"check permissions, limits and free space, that of {os.environ.get('TMPDIR', '/tmp')} too"
+    return _explain(what, where, fix, EXIT_SYSTEM, as_json=as_json)
+
+
 def _explain(what: str, where: str, fix: str, code: int, *, as_json: bool) -> int:
     if as_json:
-        click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
-    click.echo(f"error: {what}\n  where: {where}\n  what to do: {fix}", err=True)
+        with suppress(OSError):  # stdout may be what is broken
+            click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
+    click.echo(printable(f"error: {what}\n  where: {where}\n  what to do: {fix}"), err=True)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from onnxopt.run.target import Target
 
 __all__ = [
+    "MAX_DROP",
     "PATH",
     "data_options",
     "finish",
@@ -32,6 +34,24 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+
+
+class NonNegative(click.FloatRange):
+    """A finite number from 0 up (``nan`` lies in every range of click's own)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number.
+
+        Raises:
+            click.BadParameter: It is negative, infinite or not a number.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+MAX_DROP = NonNegative(min=0)
 PIPE_WIDTH = 120
 """Columns of a table in a file or a CI log."""
 
@@ -50,7 +70,7 @@ def data_options(function: F) -> F:
             click.option("--output-name", metavar="NAME", help="The model output to judge; default: the first."),
             click.option("--preprocess", type=PATH, metavar="TOML", help="How images become arrays."),
             click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N samples."),
-            click.option("--seed", default=0, show_default=True, metavar="S", help="Seed of every random choice."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."),
         ]
     ):
         function = option(function)
@@ -131,8 +151,11 @@ def progress() -> Progress:
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
     settings = click.get_current_context().ensure_object(Settings)
+    code = report.exit_code
+    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
+        code = (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
     if settings.json:
-        click.echo(report.to_json())
+        click.echo(report.to_json(code))
     else:
         from rich.console import Console
 
@@ -140,6 +163,4 @@ def finish(report: Report, *, inconclusive: str | None = None) -> int:
 
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)
-    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
-        return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
-    return report.exit_code
+    return code

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from onnxopt.core.progress import Advance
+from onnxopt.errors import printable
 
 __all__ = ["TerminalProgress"]
 
@@ -31,7 +32,7 @@ class TerminalProgress:
             return
         owner = self._bars is None
         bars = self._bars or self._open()
-        task = bars.add_task(description, total=total)
+        task = bars.add_task(printable(description), total=total)
         try:
             yield lambda steps: bars.advance(task, steps)
         finally:
@@ -43,11 +44,11 @@ class TerminalProgress:
     def note(self, text: str) -> None:
         """One line on stderr."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def _open(self) -> RichProgress:
         self._bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxopt.cli.options import (
+    MAX_DROP,
     PATH,
     data_options,
     finish,
@@ -29,7 +30,7 @@ __all__ = ["command"]
 @output_options
 @click.option("--mode", type=click.Choice(["auto", "static", "dynamic"]), default="auto", show_default=True)
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
-@click.option("--max-drop", type=click.FloatRange(min=0), default=0.01, show_default=True, metavar="X")
+@click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from onnxopt.core.atomic import check_writable
-from onnxopt.core.io import data_files, load
+from onnxopt.core.io import data_files, load, own_data_files
 from onnxopt.core.query import Model, input_specs
 from onnxopt.core.report import JSON, Note, Table
 from onnxopt.data.dataset import Dataset
@@ -80,17 +80,29 @@ def open_data(source: Source, path: Path, model: Model, target: Target) -> Datas
     )
 
 
-def check_output(output: Path, source: Path) -> Path:
-    """``output`` when a result can be written there without touching the input.
+def check_output(output: Path, model: Path, *others: str | Path | None) -> Path:
+    """``output`` when a result can be written there without touching an input.
+
+    Args:
+        output: Where the result is to go.
+        model: The input model.
+        others: More files that are read: data, settings.
 
     Raises:
-        UsageError: It is the input or one of its data files.
+        UsageError: It is an input, or replacing the model that is there would remove a data file of the input.
         OutputError: It cannot be written.
     """
     final = check_writable(output)
-    if source.exists() and any(final == file.resolve() for file in data_files(source)):
+    inputs = {file.resolve() for file in data_files(model)}
+    if final in inputs | {Path(other).resolve() for other in others if other is not None}:
         raise UsageError(
-            "the output is the input; the input is never changed", where=str(output), fix="give another name with -o"
+            "the output is an input; inputs are never changed", where=str(output), fix="give another name with -o"
+        )
+    if final.exists() and inputs & own_data_files(final):
+        raise UsageError(
+            "the model that the output would replace shares its data file with the input",
+            where=str(output),
+            fix="give another name with -o",
         )
     return final
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from onnxopt.commands.bench import bench
-from onnxopt.commands.common import Source, workspace
+from onnxopt.commands.common import Source, check_output, workspace
 from onnxopt.commands.compare import compare
 from onnxopt.commands.quantize import quantize
 from onnxopt.core.io import load, save
@@ -31,6 +31,8 @@ def demo(output: Path | None = None, *, target: Target | None = None, progress: 
     """
     folder, target, progress = demo_folder(), target or Target(), progress or SilentProgress()
     model, test = folder / "mnist_cnn.onnx", Source(str(folder / "test.npz"))
+    if output is not None:
+        check_output(output, model, *folder.iterdir())
     with workspace() as work:
         small = work / "mnist_cnn_int8.onnx"
         progress.note(f"1/3 onnxopt quantize {model.name} -o {small.name} --data calibration.npz --eval-data test.npz")

@@ -22,6 +22,7 @@ from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
+from onnxopt.errors import UsageError
 from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, Record, run
@@ -61,10 +62,12 @@ def optimize(
         VerificationError: A pass broke the model; the message names it.
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
+    if passes is not None and not passes:
+        raise UsageError("there is no pass to run", where="--passes", fix="name passes of `onnxopt optimize --list`")
     chosen = [create(name) for name in (OPTIMIZE if passes is None else passes)]
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     model = open_model(path, target)
-    final = check_output(output, path)
+    final = check_output(output, path, source.path, source.preprocess)
     data = open_data(source, path, model, target)
     with workspace() as folder:
         ctx = Context(folder, data, target, source.seed, progress)

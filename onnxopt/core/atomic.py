@@ -33,17 +33,30 @@ class Pending:
 
     def commit(self, path: Path) -> None:
         """Flushes the data to disk and puts the file at ``path`` in one step, replacing what is there."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self.flush()
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            if self.unnamed:
-                # A folder descriptor makes Python call linkat(2), which follows the link under /proc; link(2) does not.
-                os.link(f"/proc/self/fd/{self.file.fileno()}", self.hidden, src_dir_fd=folder, follow_symlinks=True)
-            self.hidden.replace(path)
+            if not (self.unnamed and self._link(path, folder)):
+                if self.unnamed:
+                    self._link(self.hidden, folder)
+                self.hidden.replace(path)
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def flush(self) -> None:
+        """Brings what was written to disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def _link(self, path: Path, folder: int) -> bool:
+        """Gives the unnamed file its name; ``False`` when that is taken."""
+        try:
+            # A folder descriptor makes Python call linkat(2), which follows the link under /proc; link(2) does not.
+            os.link(f"/proc/self/fd/{self.file.fileno()}", path, src_dir_fd=folder, follow_symlinks=True)
+        except FileExistsError:
+            return False
+        return True
 
 
 @contextmanager
@@ -95,10 +108,10 @@ def check_writable(path: Path) -> Path:
         raise OutputError(f"the result cannot replace {kind}", where=str(path), fix="give a file name with -o")
     if not final.parent.is_dir():
         raise OutputError("the output folder does not exist", where=str(final.parent), fix="create it, or change -o")
-    probe = final if mode is not None else final.parent
-    if not os.access(probe, os.W_OK) or not os.access(final.parent, os.W_OK | os.X_OK):
-        raise OutputError("no permission to write the result", where=str(path), fix="change -o or the permissions")
-    return final
+    if mode is not None and not os.access(final, os.W_OK):
+        raise OutputError("the file there is write-protected", where=str(path), fix="change -o or the permissions")
+    with pending(final.parent):  # permissions alone do not tell: the file system may be read-only
+        return final
 
 
 def _open(folder: Path, hidden: Path) -> tuple[int, bool]:
@@ -112,11 +125,11 @@ def _open(folder: Path, hidden: Path) -> tuple[int, bool]:
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return OutputError(
         f"the result cannot be written: {error.strerror}",
         where=str(path),
-        fix="free some space, or write to another disk"
+        fix="free some space or raise the limit, or write to another disk"
         if full
         else "check the folder and its permissions, or change -o",
     )

@@ -53,7 +53,7 @@ def cost(model: Model, shapes: Mapping[str, Shape]) -> Cost:
             if found is None:
                 unknown.append(label(node))
             else:
-                macs[label(node)] = count(node, found)
+                macs[label(node)] = macs.get(label(node), 0) + count(node, found)  # names repeat across graphs
     return Cost(sum(t.size for t in tensors), sum(tensor_bytes(t) for t in tensors), macs, tuple(unknown))
 
 

@@ -59,6 +59,12 @@ def initializers(model: Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
 
 def _checked(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
     file = _contained(path, tensor.path, tensor.name)  # the base folder is not set, so this is the location as written
+    if tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or (tensor.offset or 0) < 0:
+        raise ModelError(
+            f"external data that cannot be: {tensor.dtype.name.lower()} at offset {tensor.offset or 0}",
+            where=f"{path}, tensor {tensor.name!r} in {file.name}",
+            fix="export the model again",
+        )
     offset, needed = tensor.offset or 0, tensor.nbytes
     available = file.stat().st_size - offset
     if available < needed or (tensor.length is not None and tensor.length != needed):

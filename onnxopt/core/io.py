@@ -9,6 +9,8 @@ is replaced.
 from __future__ import annotations
 
 import hashlib
+import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,10 +26,12 @@ from onnxopt.core.query import Model
 from onnxopt.core.tensors import borrow, read, tensor_bytes
 from onnxopt.errors import ModelError, OutputError
 
-__all__ = ["EXTERNAL_THRESHOLD", "content_hash", "data_files", "load", "save", "total_bytes"]
+__all__ = ["EXTERNAL_THRESHOLD", "content_hash", "data_files", "load", "own_data_files", "save", "total_bytes"]
 
 EXTERNAL_THRESHOLD = 1_800_000_000
 """Weights above this many bytes go to an external file; protobuf cannot write a message of 2**31 bytes."""
+OPTIONAL_INPUTS = 4
+"""The IR version since which an initializer need not be an input."""
 ALIGNMENT = 64
 HASH_LENGTH = 16
 KEEP_INLINE = 1024
@@ -48,6 +52,8 @@ def load(path: Path) -> Model:
         raise ModelError(
             f"this is not a valid ONNX model: {error}", where=str(path), fix="export the model again"
         ) from error
+    if not model.graph.outputs:
+        raise ModelError("the model has no outputs", where=str(path), fix="export the model again")
     resolve(model, path)
     return model
 
@@ -64,19 +70,12 @@ def save(model: Model, path: Path, *, threshold: int = EXTERNAL_THRESHOLD) -> No
         OutputError: The folder is missing or not writable, or the disk is full.
     """
     path = check_writable(path)
-    stale = _own_data_files(path)
-    external = total_bytes(model) > threshold
-    copy = _externalized(model, path) if external else _inlined(model)
-    try:
-        payload = ir.to_proto(copy).SerializeToString(deterministic=True)
-    except (ValueError, EncodeError) as error:
-        raise OutputError(
-            f"the model does not fit protobuf's 2 GB limit: {error}",
-            where=str(path),
-            fix="move weights from Constant nodes to initializers (`onnxopt optimize` does)",
-        ) from error
-    write_atomic(path, payload)
-    for old in stale - set(_own_data_files(path)):
+    stale = own_data_files(path)
+    if total_bytes(model) > threshold:
+        _save_external(model, path)
+    else:
+        write_atomic(path, _payload(_inlined(model), path))
+    for old in stale - own_data_files(path):
         old.unlink(missing_ok=True)
 
 
@@ -108,11 +107,11 @@ def _sha256(stream: BinaryIO) -> str:
 
 
 def _read_proto(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        raise ModelError(
-            "a folder was given where a model file is expected", where=str(path), fix="name the .onnx file in it"
-        )
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise ModelError(f"the model is {kind}", where=str(path), fix="name the .onnx file itself")
         payload = path.read_bytes()
     except OSError as error:
         raise ModelError(
@@ -135,7 +134,17 @@ def _read_proto(path: Path) -> onnx.ModelProto:
 
 
 def _normalize(proto: onnx.ModelProto) -> None:
-    """Undoes two legal spellings that ``onnx_ir`` drops or keeps apart: sparse initializers, ``ai.onnx`` for ``""``."""
+    """Undoes three legal spellings: sparse initializers, ``ai.onnx`` for ``""``, initializers that must be inputs.
+
+    Before IR version 4 every initializer is listed as a graph input, which says nothing; since then it means that a
+    caller may replace it.
+    """
+    if proto.ir_version < OPTIONAL_INPUTS:
+        constants = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
+        inputs = [value for value in proto.graph.input if value.name not in constants]
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        proto.ir_version = OPTIONAL_INPUTS
     for sparse in proto.graph.sparse_initializer:
         dense = np.zeros(tuple(sparse.dims), dtype=numpy_helper.to_array(sparse.values).dtype)
         indices = numpy_helper.to_array(sparse.indices)
@@ -151,6 +160,26 @@ def _normalize(proto: onnx.ModelProto) -> None:
     )
 
 
+def own_data_files(path: Path) -> set[Path]:
+    """The data files that an earlier ``save`` to ``path`` has made, which the next one removes."""
+    try:
+        files = data_files(path)[1:]
+    except ModelError:
+        return set()
+    return {f for f in files if re.fullmatch(rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data", f.name)}
+
+
+def _payload(model: Model, path: Path) -> bytes:
+    try:
+        return ir.to_proto(model).SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:
+        raise OutputError(
+            f"the model does not fit protobuf's 2 GB limit: {error}",
+            where=str(path),
+            fix="move weights from Constant nodes to initializers (`onnxopt optimize` does)",
+        ) from error
+
+
 def _inlined(model: Model) -> Model:
     """The model with its external tensors read into memory (a copy when there are any)."""
     if not any(isinstance(t, ir.ExternalTensor) for _, t in initializers(model)):
@@ -162,23 +191,42 @@ def _inlined(model: Model) -> Model:
     return copy
 
 
-def _externalized(model: Model, path: Path) -> Model:
-    """A copy of the model whose large tensors are references into a data file beside ``path``, now written."""
+def _save_external(model: Model, path: Path) -> None:
+    """Writes the large tensors to a data file beside ``path`` and the rest to ``path``.
+
+    Both are complete on disk before the first gets its name, so that hardly a moment is left in which a killed process
+    leaves a data file without its model.
+    """
+    with pending(path.parent) as data, pending(path.parent) as main:
+        copy, location = _externalized(model, path, data.file)
+        main.file.write(_payload(copy, path))
+        data.flush()
+        main.flush()
+        target = path.parent / location
+        is_new = not target.exists()
+        try:
+            data.commit(target)
+            main.commit(path)
+        except BaseException:
+            if is_new:
+                target.unlink(missing_ok=True)
+            raise
+
+
+def _externalized(model: Model, path: Path, file: BinaryIO) -> tuple[Model, str]:
+    """A copy of the model whose large tensors refer to a data file, written to ``file``, and the name that it needs."""
     copy = model.clone()
     large = [(v, t) for v, t in initializers(copy) if tensor_bytes(t) > KEEP_INLINE and t.dtype != ir.DataType.STRING]
     offsets: dict[int, int] = {}
-    with pending(path.parent) as draft:
-        for _, tensor in large:
-            if id(tensor) in offsets:
-                continue
-            draft.file.write(b"\0" * (-draft.file.tell() % ALIGNMENT))
-            offsets[id(tensor)] = draft.file.tell()
-            with borrow(tensor):
-                draft.file.write(tensor.tobytes())
-        draft.file.seek(0)
-        digest = _sha256(draft.file)
-        location = f"{path.stem}.{digest[:HASH_LENGTH]}.data"
-        draft.commit(path.parent / location)
+    for _, tensor in large:
+        if id(tensor) in offsets:
+            continue
+        file.write(b"\0" * (-file.tell() % ALIGNMENT))
+        offsets[id(tensor)] = file.tell()
+        with borrow(tensor):
+            file.write(tensor.tobytes())
+    file.seek(0)
+    location = f"{path.stem}.{_sha256(file)[:HASH_LENGTH]}.data"
     for value, tensor in large:
         value.const_value = ir.ExternalTensor(
             location,
@@ -188,16 +236,4 @@ def _externalized(model: Model, path: Path) -> Model:
             shape=ir.Shape(tensor.shape.numpy()),
             name=value.name or "",
         )
-    return copy
-
-
-def _own_data_files(path: Path) -> set[Path]:
-    """The data files of the model at ``path`` that an earlier ``save`` has named."""
-    try:
-        return {f for f in data_files(path)[1:] if len(f.suffixes) >= 2 and _is_hash(f.suffixes[-2])}
-    except ModelError:
-        return set()
-
-
-def _is_hash(suffix: str) -> bool:
-    return len(suffix) == HASH_LENGTH + 1 and all(c in "0123456789abcdef" for c in suffix[1:])
+    return copy, location

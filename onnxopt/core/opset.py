@@ -30,7 +30,7 @@ def raise_opset(model: Model, minimum: int) -> Model:
     try:
         converted = version_converter.convert_version(ir.to_proto(model), minimum)
     except Exception as error:  # the converter raises whatever its adapters met
-        raise _refused(found, minimum, str(error).strip().splitlines()[0][:300]) from error
+        raise _refused(found, minimum, " ".join(str(error).split())[:300]) from error
     return ir.from_proto(converted)
 
 

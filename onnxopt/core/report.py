@@ -91,15 +91,19 @@ class Report:
         """The process exit code that stands for the verdict."""
         return self.verdict.status.exit_code
 
-    def to_json(self) -> str:
-        """The report as a JSON document (non-finite numbers become null)."""
+    def to_json(self, exit_code: int | None = None) -> str:
+        """The report as a JSON document (non-finite numbers become null).
+
+        Args:
+            exit_code: The exit code, where it is not the one that stands for the verdict.
+        """
         document = {
             "schema": SCHEMA_VERSION,
             "onnxopt": __version__,
-            "exit_code": self.exit_code,
+            "exit_code": self.exit_code if exit_code is None else exit_code,
             **asdict(self),
         }
-        return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(document), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:

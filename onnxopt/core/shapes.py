@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from onnxopt.core.query import Model, graphs
+from onnxopt.core.query import Model, graphs, nodes
 
 __all__ = ["infer_shapes", "rank", "static_shapes"]
 
@@ -32,6 +32,9 @@ def static_shapes(model: Model, inputs: Mapping[str, tuple[int, ...]]) -> dict[s
         Value name -> shape; values whose shape depends on data, or on an op that inference does not know, are missing.
     """
     copy = model.clone()
+    for node in nodes(copy):
+        for value in node.outputs:
+            value.shape = None  # what a file says of these goes stale, and ONNX Runtime does not enforce it
     for value in copy.graph.inputs:
         if value.name is not None and value.name in inputs:
             value.shape = ir.Shape(inputs[value.name])

@@ -52,6 +52,8 @@ def open_dataset(
     """
     if samples is not None and samples < 1:
         raise UsageError(f"{samples} samples are no data", where="--samples", fix="give a number from 1 up")
+    if not path:
+        raise UsageError("the path of the data is empty", where="--data", fix=f"give {_KINDS}")
     require_tensors(specs, path)
     try:
         source, name = _open(path, specs, labels, preprocess, samples)

@@ -24,12 +24,18 @@ def made_up(path: Path, specs: Sequence[TensorSpec], target: Target, *, samples:
         DataError: No guess at the free dimensions makes the model run.
     """
     session = open_session(path, target)
+    refusals: list[DataError] = []
 
     def accepts(feeds: Mapping[str, Array]) -> bool:
         try:
             session.run(feeds)
-        except DataError:
+        except DataError as error:
+            refusals[:] = [error]
             return False
         return True
 
-    return synthetic(specs, accepts, samples=samples, seed=seed)
+    try:
+        return synthetic(specs, accepts, samples=samples, seed=seed)
+    except DataError as error:
+        said = f" (the last try: {refusals[0].what})" if refusals else ""
+        raise DataError(error.what + said, where=f"{path}, {error.where}", fix=error.fix) from error

@@ -24,6 +24,6 @@ def calibrate(model: Model, names: Sequence[str], data: Dataset, ctx: Context) -
 
         for values in tap(model, names, samples, ctx.target, ctx.workdir):
             for name, array in values.items():
-                observers[name] = observers[name].update(array, name)
+                observers[name] = observers[name].update(array)
             advance(1)
     return observers

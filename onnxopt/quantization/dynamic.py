@@ -23,7 +23,7 @@ from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import quantize_array, weight_scale
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantization.select import compute_reason, excluded, flag, weight_axis
+from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
 
 __all__ = ["DYNAMIC", "DynamicQuantize", "macs_share"]
 
@@ -54,16 +54,17 @@ class DynamicQuantize:
             UsageError: An exclusion pattern matches no node.
         """
         del ctx
+        excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = excluded(nodes(model), self.exclude)
+        skip = excluded(nodes(model), self.exclude, strict=False)
         writer = _Writer(model, self.scheme)
         changes = 0
         notes: list[Note] = []
         for graph in graphs(model):
             for node in list(graph):
-                if node.op_type not in DYNAMIC or node.domain != "":
+                if node.op_type not in COMPUTE or node.domain != "":
                     continue
-                reason = "excluded" if node in skip else compute_reason(node)
+                reason = "excluded" if node in skip else _reason(node)
                 if reason is None:
                     writer.rewrite(node)
                     changes += 1
@@ -79,6 +80,12 @@ def macs_share(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> float:
     if found.unknown or not found.total_macs:
         return 1.0
     return sum(found.macs.get(label(n), 0) for n in reached) / found.total_macs
+
+
+def _reason(node: ir.Node) -> str | None:
+    if node.op_type not in DYNAMIC:
+        return f"the dynamic form of {node.op_type} is slower than float"
+    return compute_reason(node)
 
 
 class _Writer:

@@ -7,38 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.errors import DataError
-
 __all__ = ["MinMax"]
 
 
 @dataclass(frozen=True)
 class MinMax:
-    """The smallest and the largest value seen."""
+    """The smallest and the largest value seen, and whether all of them were finite."""
 
     low: float = float("inf")
     high: float = float("-inf")
+    finite: bool = True
 
-    def update(self, array: np.ndarray[Any, Any], name: str) -> MinMax:
-        """The statistics with the values of ``array`` added.
-
-        Raises:
-            DataError: A value is NaN or infinite.
-        """
+    def update(self, array: np.ndarray[Any, Any]) -> MinMax:
+        """The statistics with the values of ``array`` added."""
         if array.size == 0:
             return self
         low, high = float(array.min()), float(array.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(
-                "an activation is NaN or infinite during calibration",
-                where=f"value {name!r}",
-                fix="check the calibration data (scale, normalisation), or exclude the node with --exclude",
-            )
-        return self.merge(MinMax(low, high))
+        return self.merge(MinMax(low, high, bool(np.isfinite(low) and np.isfinite(high))))
 
     def merge(self, other: MinMax) -> MinMax:
         """The statistics of both parts of the data."""
-        return MinMax(min(self.low, other.low), max(self.high, other.high))
+        return MinMax(min(self.low, other.low), max(self.high, other.high), self.finite and other.finite)
 
     def range(self) -> tuple[float, float]:
         """Low and high of the values seen; (0, 0) when there were none."""

@@ -6,6 +6,7 @@ input model is itself a candidate, so what is returned was seen to be faster and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
+from onnxopt.quantization.select import COMPUTE
 from onnxopt.run.session import Feeds
 
 __all__ = ["Candidate", "Outcome", "best", "try_candidate"]
@@ -86,7 +88,7 @@ def try_candidate(
     except ModelError as error:
         return Candidate(name, item, None, path, 0, "invalid", error.what)
     if not result.changes:
-        return Candidate(name, item, None, path, 0, "unchanged", "no node has an integer kernel", notes=result.notes)
+        return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
 
     def conclude(outcome: Outcome, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
@@ -109,6 +111,14 @@ def try_candidate(
     if latency.decision == "faster":
         return conclude("faster", speed, comparison, latency)
     return conclude("undecided" if latency.decision == "inconclusive" else "not faster", speed, comparison, latency)
+
+
+def _declined(notes: Sequence[Note]) -> str:
+    """Why no node was changed, the commonest reasons first."""
+    if not notes:
+        return f"the model has no {', '.join(sorted(COMPUTE))}"
+    counts = Counter(note.reason for note in notes)
+    return "no node can run on integers: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:

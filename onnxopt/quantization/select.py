@@ -9,16 +9,31 @@ QuantizeLinear disappears into the grid. Everything else stays float and gets no
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.query import Model, constant, graphs, label
 from onnxopt.core.report import Note
+from onnxopt.core.tensors import borrow
 from onnxopt.errors import UsageError, nearest
+from onnxopt.passes.constants import reason_not_constant
 
-__all__ = ["Placement", "compute_reason", "excluded", "flag", "place", "stems", "weight_axis"]
+__all__ = [
+    "ACTIVATIONS",
+    "COMPUTE",
+    "Placement",
+    "compute_reason",
+    "excluded",
+    "flag",
+    "matching",
+    "place",
+    "stems",
+    "weight_axis",
+]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
@@ -46,14 +61,14 @@ class Placement:
     notes: tuple[Note, ...]
 
 
-def place(model: Model, exclude: frozenset[ir.Node] = frozenset()) -> Placement:
-    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float."""
+def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -> Placement:
+    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float, with the reason."""
     nodes: list[ir.Node] = []
     notes: list[Note] = []
     for node in model.graph:
         if node.op_type not in COMPUTE or node.domain != "":
             continue
-        reason = "excluded" if node in exclude else compute_reason(node)
+        reason = exclude.get(node) or compute_reason(node)
         if reason is None:
             nodes.append(node)
         else:
@@ -81,14 +96,19 @@ def place(model: Model, exclude: frozenset[ir.Node] = frozenset()) -> Placement:
 
 def compute_reason(node: ir.Node) -> str | None:
     """Why a Conv, Gemm or MatMul has no integer kernel; ``None`` when it has one."""
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return "an attribute is decided by the caller of its function"
     data, weight = node.inputs[0], node.inputs[1]
     tensor = constant(weight)
     if tensor is None or data is None:
-        return "its weight is not constant"
+        return f"its weight {reason_not_constant(weight)}"
     if constant(data) is not None:
         return "its data input is constant"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"its weight is {tensor.dtype.name.lower()}, not float32"
+    with borrow(tensor) as array:
+        if not np.isfinite(array).all():
+            return "its weight holds NaN or infinity"
     dims = len(tensor.shape)
     if node.op_type == "MatMul" and dims != 2:
         return f"its weight has {dims} dimensions, not 2"
@@ -131,24 +151,29 @@ def stems(model: Model) -> frozenset[ir.Node]:
     return frozenset(found)
 
 
-def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str]) -> frozenset[ir.Node]:
+def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True) -> frozenset[ir.Node]:
     """The nodes whose name or op type matches one of the shell-style ``patterns``.
 
     Raises:
-        UsageError: A pattern matches no node.
+        UsageError: A pattern matches no node, and ``strict`` demands that each does.
     """
     listed = list(candidates)
     found: set[ir.Node] = set()
     for pattern in patterns:
-        matched = [n for n in listed if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
-        if not matched:
+        nodes = matching(listed, pattern)
+        if not nodes and strict:
             raise UsageError(
                 f"the exclusion pattern {pattern!r} matches no node",
                 where="--exclude",
                 fix=nearest(pattern, [label(n) for n in listed] + [n.op_type for n in listed]),
             )
-        found.update(matched)
+        found.update(nodes)
     return frozenset(found)
+
+
+def matching(candidates: Iterable[ir.Node], pattern: str) -> list[ir.Node]:
+    """The nodes whose name or op type matches a shell-style ``pattern``."""
+    return [n for n in candidates if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
 
 
 def _gemm_reason(node: ir.Node) -> str | None:

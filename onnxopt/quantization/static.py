@@ -6,6 +6,7 @@ Source: ONNX QuantizeLinear / DequantizeLinear (opset 13 for one scale per chann
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,12 +17,14 @@ from onnxopt.core.edit import Editor, clear_unused
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, nodes
 from onnxopt.core.tensors import borrow, read
+from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
 from onnxopt.quantization.calibrate import calibrate
+from onnxopt.quantization.observers import MinMax
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantization.select import excluded, place, stems, weight_axis
+from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, stems, weight_axis
 
 __all__ = ["StaticQuantize"]
 
@@ -65,15 +68,14 @@ class StaticQuantize:
             raise DataError(
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
+        excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = excluded(nodes(model), self.exclude)
-        placement = place(model, skip | stems(model) if self.float_stem else skip)
+        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        if self.float_stem:
+            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
+        placement, ranges = _placed(model, skip, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
-        sources = set(placement.grid_of.values())
-        in_order = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-        names = [v.name or "" for v in in_order if v in sources]
-        ranges = calibrate(model, names, ctx.data, ctx)
         grids = {
             value: qparams(*ranges[source.name or ""].range(), self.scheme.activations)
             for value, source in placement.grid_of.items()
@@ -86,6 +88,35 @@ class StaticQuantize:
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
         return PassResult(model, len(placement.nodes), placement.notes)
+
+
+def _placed(
+    model: Model, skip: Mapping[ir.Node, str], data: Dataset, ctx: Context
+) -> tuple[Placement, dict[str, MinMax]]:
+    """The placement whose ranges are all finite on ``data``, and these ranges; nodes at other values stay float."""
+    skip, ranges = dict(skip), dict[str, MinMax]()
+    while True:
+        placement = place(model, skip)
+        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values() if (v.name or "") not in ranges)
+        if wanted:
+            ranges |= calibrate(model, list(wanted), data, ctx)
+        bad = [v for v, source in placement.grid_of.items() if not ranges[source.name or ""].finite]
+        if not bad:
+            return placement, ranges
+        for value in bad:
+            skip |= dict.fromkeys(_touching(value), "it reads or makes NaN or infinite values on the calibration data")
+
+
+def _touching(value: ir.Value) -> Iterator[ir.Node]:
+    """The readers of ``value``, the node that makes it, and the one behind an activation in between."""
+    yield from value.consumers()
+    producer = value.producer()
+    if producer is None:
+        return
+    yield producer
+    source = producer.inputs[0] if producer.op_type in ACTIVATIONS else None
+    if source is not None and (behind := source.producer()) is not None:
+        yield behind
 
 
 class _Writer:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table as RichTable
 
 from onnxopt.core.report import Cell, Note, Report, Status, Table
+from onnxopt.errors import printable
 
 __all__ = ["render"]
 
@@ -27,7 +28,7 @@ def render(report: Report, console: Console, *, verbosity: int = 0) -> None:
     """Prints ``report``; verbosity -1: the verdict only, 0: reasons grouped, 1: every note."""
     verdict = report.verdict
     console.print(
-        f"[{STYLES[verdict.status]}]{verdict.status.value.upper()}[/] {escape(verdict.reason)}", soft_wrap=True
+        f"[{STYLES[verdict.status]}]{verdict.status.value.upper()}[/] {_literal(verdict.reason)}", soft_wrap=True
     )
     if verbosity < 0:
         return
@@ -37,16 +38,16 @@ def render(report: Report, console: Console, *, verbosity: int = 0) -> None:
     if report.notes:
         console.print()
         for line in _note_lines(report.notes, verbosity):
-            console.print(escape(line), soft_wrap=True)
+            console.print(_literal(line), soft_wrap=True)
 
 
 def _table(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold")
+    drawn = RichTable(title=_literal(table.title), title_justify="left", title_style="bold")
     numeric = [all(_is_number(row[i]) for row in table.rows) for i in range(len(table.columns))]
     for column, is_numeric in zip(table.columns, numeric, strict=True):
         drawn.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(escape(cell_text(cell)) for cell in row))
+        drawn.add_row(*(_literal(cell_text(cell)) for cell in row))
     return drawn
 
 
@@ -61,6 +62,11 @@ def cell_text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:,.1f}" if abs(cell) >= 1000 else f"{cell:.4g}"
     return cell
+
+
+def _literal(text: str) -> str:
+    """``text`` as rich prints it literally."""
+    return escape_markup(printable(text))
 
 
 def _is_number(cell: Cell) -> bool:

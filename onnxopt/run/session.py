@@ -6,6 +6,7 @@ the CPU when a provider declines them. Both are errors here unless the target al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ SHAPE_OPS = frozenset(
     {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"}
 )
 """Small integer work on shapes that GPU providers leave on the CPU on purpose."""
+CLUTTER = (
+    re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
+    re.compile(r"^Load model from .*? failed:\s*"),
+    re.compile(r"^\S+\.(?:cc|h|cpp):\d+ (?:[^()]*::[^()]*\((?:[^()]|\([^()]*\))*\) )?"),
+)
+"""What stands before ONNX Runtime's own words, in this order."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Session:
             values = self.raw.run(names, feeds)
         except Exception as error:  # the runtime's exceptions share no base class
             raise DataError(
-                f"the model does not run on this input: {_first_line(error)}",
+                f"the model does not run on this input: {_said(error)}",
                 where=f"{self.path.name}, inputs {describe_feeds(feeds)}",
                 fix="check the values and shapes of the data against `onnxopt inspect`",
             ) from error
@@ -161,8 +168,8 @@ def _fallback_nodes(raw: ort.InferenceSession, wanted: str) -> tuple[str, ...]:
 
 
 def _load_error(path: Path, error: Exception) -> ModelError:
-    text = _first_line(error)
-    if "is not a registered function/op" in text or "No Op registered for" in text or "custom" in text.lower():
+    text = _said(error)
+    if "is not a registered function/op" in text or "No Op registered for" in text:
         return ModelError(
             f"the model uses an operator that ONNX Runtime does not have: {text}",
             where=str(path.name),
@@ -175,5 +182,9 @@ def _load_error(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+def _said(error: Exception) -> str:
+    """What ONNX Runtime says, on one line, without its error number, file names and C++ signatures."""
+    text = " ".join(str(error).split())
+    for pattern in CLUTTER:
+        text = pattern.sub("", text, count=1)
+    return text[:400] or type(error).__name__
