@@ -14,12 +14,9 @@ import onnx_ir as ir
 
 from onnxopt.core.query import Model, graphs
 
-__all__ = ["INITIALIZERS_ARE_INPUTS", "Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
+__all__ = ["Editor", "clear_unused", "graph_of", "nested_graphs", "remove_node"]
 
 Array = np.ndarray[Any, Any]
-
-INITIALIZERS_ARE_INPUTS = 4
-"""Before this IR version each initializer must also be a graph input, so a constant has to be a Constant node."""
 
 
 class Editor:
@@ -51,13 +48,13 @@ class Editor:
     def add_constant(self, base: str, data: Array, *, before: ir.Node, as_node: bool = False) -> ir.Value:
         """A new value that holds ``data`` and may be read by ``before`` and what follows it.
 
-        It is an initializer, or a Constant node where ONNX has no initializers (functions, IR version below 4) and
+        It is an initializer, or a Constant node where ONNX has no initializers (functions) and
         where ``as_node`` asks for it (a graph output cannot take the name of an initializer).
         """
         graph = graph_of(before)
         name = self.fresh_name(base)
         tensor = _tensor(data, name)
-        if as_node or id(graph) in self._function_graphs or self.model.ir_version < INITIALIZERS_ARE_INPUTS:
+        if as_node or id(graph) in self._function_graphs:
             node = ir.node("Constant", [], {"value": tensor}, num_outputs=1, name=self.fresh_name(f"{name}_node"))
             value = node.outputs[0]
             value.name = name

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,13 @@ from typing import cast
 
 import numpy as np
 
+from onnxopt.core.plugins import load_function
 from onnxopt.core.query import TensorSpec
 from onnxopt.data.archive import load
 from onnxopt.data.check import fit, require_labels
 from onnxopt.data.content import Digest, Source
 from onnxopt.data.dataset import Array, Sample
-from onnxopt.errors import DataError, OnnxoptError, nearest
+from onnxopt.errors import DataError, OnnxoptError
 
 __all__ = ["LIMIT", "is_callable_path", "open_callable"]
 
@@ -42,7 +41,7 @@ def open_callable(path: str, specs: Sequence[TensorSpec], limit: int | None) -> 
     Raises:
         DataError: The function cannot be imported, fails, or yields what does not fit the inputs.
     """
-    function = _import(path)
+    function = load_function(path, "--data", DataError)
     folder = Path(tempfile.mkdtemp(prefix="onnxopt-data-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     digest, count, labelled = Digest("callable"), 0, 0
@@ -93,26 +92,6 @@ class _Spool:
 
 def _file(folder: Path, index: int) -> Path:
     return folder / f"{index:06}.npz"
-
-
-def _import(path: str) -> Callable[[], object]:
-    name, _, attribute = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # the user's module may raise anything
-        raise DataError(
-            f"cannot import {name!r}: {_said(error)}",
-            where=path,
-            fix="check the name, and that the module imports from the current folder",
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise DataError(f"module {name!r} has no function {attribute!r}", where=path, fix=nearest(attribute, known))
-    return cast(Callable[[], object], function)
 
 
 def _items(function: Callable[[], object], path: str, limit: int) -> Iterator[object]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
+from onnxopt.core.plugins import load_function
 from onnxopt.errors import UsageError, nearest
 from onnxopt.evaluate import classes, values
-from onnxopt.evaluate.custom import load_function
 from onnxopt.evaluate.outputs import is_floating, is_number
 from onnxopt.evaluate.rows import Array, Rows
 from onnxopt.evaluate.sequences import cer_rows
@@ -105,7 +105,8 @@ def choose_metric(
     if name is None:
         name = "agreement" if not has_labels or labels is None else "rmse" if is_floating(labels) else "top1"
     if ":" in name:
-        return WholeMetric(name, load_function(name))
+        function = load_function(name, "--metric", UsageError)
+        return WholeMetric(name, cast("Callable[[Array, Array | None], float]", function))
     if name == "agreement" or (name.startswith("agreement[") and name[10:-1] in AGREEMENTS):
         return _agreement(name[10:-1], [first_output, *more_outputs])
     if name not in METRICS and name != "accuracy":

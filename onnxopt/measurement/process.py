@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,15 +117,21 @@ def _call(command: Sequence[str]) -> tuple[int, str]:
 
 @contextmanager
 def _held_back() -> Generator[None]:
-    """Holds back Ctrl-C and its like, so that no process starts that nobody knows of; the worker lets them in again."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
+    """Lets Ctrl-C and SIGTERM wait until the end, so that no process starts that nobody knows of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    caught: list[int] = []
+    handlers = {n: h for n in (signal.SIGINT, signal.SIGTERM) if callable(h := signal.getsignal(n))}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: caught.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in caught:
+            signal.raise_signal(number)
 
 
 def _environment() -> dict[str, str]:

@@ -49,7 +49,7 @@ PASSES: Mapping[str, Entry] = {
     ),
     "freeze-defaults": Entry(
         "onnxopt.passes.cleanup.freeze:FreezeDefaults",
-        "make inputs with a default constant (files of IR version 3)",
+        "make inputs that have a default value constant",
     ),
 }
 

@@ -72,7 +72,7 @@ class StaticQuantize:
         model = raise_opset(model, OPSET)
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
         if self.float_stem:
-            skip |= dict.fromkeys(stems(model), "it reads an input of few channels")
+            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
         placement, ranges = _placed(model, skip, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
@@ -95,13 +95,11 @@ def _placed(
 ) -> tuple[Placement, dict[str, MinMax]]:
     """The placement whose ranges are all finite on ``data``, and these ranges; nodes at other values stay float."""
     skip, ranges = dict(skip), dict[str, MinMax]()
-    in_order = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
     while True:
         placement = place(model, skip)
-        sources = set(placement.grid_of.values())
-        wanted = [v.name or "" for v in in_order if v in sources and v.name not in ranges]
+        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values() if (v.name or "") not in ranges)
         if wanted:
-            ranges |= calibrate(model, wanted, data, ctx)
+            ranges |= calibrate(model, list(wanted), data, ctx)
         bad = [v for v, source in placement.grid_of.items() if not ranges[source.name or ""].finite]
         if not bad:
             return placement, ranges

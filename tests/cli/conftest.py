@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from command_line import Outcome, assert_explained, contents, environment, latency
-from sample_models import FEATURES, cnn, cnn_data, mlp, mlp_data, normal, write
 
 from onnxopt.cli.main import run
+from tests.cli.command_line import Outcome, assert_explained, contents, environment, latency
+from tests.cli.sample_models import FEATURES, cnn, cnn_data, mlp, mlp_data, normal, write
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from sample_models import CLASSES, FEATURES, mlp_data, normal
 
 from onnxopt.run.target import PROVIDERS
+from tests.cli.sample_models import CLASSES, FEATURES, mlp_data, normal
 
 Refused = Callable[..., object]
 

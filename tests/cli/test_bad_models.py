@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from sample_models import CUSTOM, mlp, parsed, set_external, write, write_external
+
+from tests.cli.sample_models import CUSTOM, mlp, parsed, set_external, write, write_external
 
 COMMANDS = ("inspect", "optimize", "quantize", "compare", "bench")
 

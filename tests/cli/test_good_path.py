@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from command_line import REPOSITORY, Outcome, latency
-from sample_models import mlp, normal, parsed, write
 
 from onnxopt.core.io import content_hash
+from tests.cli.command_line import REPOSITORY, Outcome, latency
+from tests.cli.sample_models import mlp, normal, parsed, write
 
 Invoke = Callable[..., Outcome]
 MNIST = REPOSITORY / "calibration_data" / "mnist"

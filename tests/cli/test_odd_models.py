@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from sample_models import (
+
+from tests.cli.sample_models import (
     CLASSES,
     FEATURES,
     HIDDEN,

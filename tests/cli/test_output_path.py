@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from command_line import REPOSITORY, Outcome, assert_explained, contents, environment
-from sample_models import mlp, normal, parsed, write, write_external
 
 from onnxopt.core.io import load, save
+from tests.cli.command_line import REPOSITORY, Outcome, assert_explained, contents, environment
+from tests.cli.sample_models import mlp, normal, parsed, write, write_external
 
 Refused = Callable[..., object]
 COMMANDS = ("optimize", "quantize")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import contents, environment
-from sample_models import mlp, mlp_data, normal, parsed, write
+
+from tests.cli.command_line import contents, environment
+from tests.cli.sample_models import mlp, mlp_data, normal, parsed, write
 
 SAVER = """
 import sys

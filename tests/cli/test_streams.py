@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Outcome, environment, latency
-from sample_models import CUSTOM, mlp, parsed, write
 
 from onnxopt.core.report import Report
+from tests.cli.command_line import Outcome, environment, latency
+from tests.cli.sample_models import CUSTOM, mlp, parsed, write
 
 Invoke = Callable[..., Outcome]
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "scipy", "rich", "PIL")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sample_models import mlp_data
 
 from onnxopt.cli.main import COMMANDS
+from tests.cli.sample_models import mlp_data
 
 Refused = Callable[..., object]
 

@@ -17,8 +17,8 @@ def costs(tmp_path: Path, signature: str, body: str, shapes: dict[str, tuple[int
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> m {signature} {{ {body} }}')
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    loaded = load(tmp_path / "m.onnx")
-    return cost(loaded, static_shapes(loaded, shapes))
+    model = load(tmp_path / "m.onnx")
+    return cost(model, static_shapes(model, shapes))
 
 
 def zeros(*shape: int) -> np.ndarray:

@@ -201,7 +201,7 @@ def test_wrong_metric_names() -> None:
         choose_metric("top1", outputs, has_labels=False)
     with pytest.raises(UsageError, match="more than 5 classes"):
         choose_metric("top5", outputs, has_labels=True, labels=np.zeros(2, int))
-    with pytest.raises(UsageError, match="cannot be imported"):
+    with pytest.raises(UsageError, match="cannot import"):
         choose_metric("no_such_module:f", outputs, has_labels=False)
     with pytest.raises(UsageError, match="'loads'"):
         choose_metric("json:load_", outputs, has_labels=False)

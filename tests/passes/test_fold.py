@@ -127,13 +127,6 @@ def test_attribute_that_the_caller_decides(check):
     assert "caller of the function" in result.notes[0].reason
 
 
-def test_no_initializers_below_ir_version_4():
-    model = one("c = Constant <value = float[2] {1, 2}> () a = Neg(c) y = Add(x, a)", opset=8)
-    model.ir_version = 3
-    result = FoldConstants().run(model, None)
-    assert ops(result.model.graph) == ["Constant", "Add"]
-
-
 def test_strings(check):
     model = one("a = Gather(w, i) b = Shape(a) c = Cast <to = 1> (b) y = Add(x, c)", weights="<int64[1] i = {1}>")
     value = ir.Value(name="w", const_value=ir.StringTensor([b"a", b"b"], shape=ir.Shape([2]), name="w"))

@@ -1,7 +1,8 @@
-"""Makes weights constant that a caller could replace, because they are listed as inputs.
+"""Turns inputs with a default value into constants.
 
-Before IR version 4 every initializer had to be an input too, so that in such files no weight is a constant and nothing
-folds. ONNX Runtime does not let callers replace them there; from version 4 on it does, so this is never done unasked.
+An initializer that is also a graph input may be replaced by the caller, so no pass may compute with it. Exporters of
+old list every weight that way (before IR version 4 they had to; ``core.io.load`` drops those), though nobody replaces
+one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxopt.core.edit import INITIALIZERS_ARE_INPUTS
 from onnxopt.core.query import Model
 from onnxopt.passes.base import Context, PassResult
 
@@ -18,7 +18,7 @@ __all__ = ["FreezeDefaults"]
 
 @dataclass(frozen=True)
 class FreezeDefaults:
-    """Inputs of the main graph that have a default value; the IR version rises to 4 where it is lower."""
+    """Inputs of the main graph that have a default value."""
 
     name: ClassVar[str] = "freeze-defaults"
     lossy: ClassVar[bool] = False
@@ -32,5 +32,4 @@ class FreezeDefaults:
         if count:
             graph.inputs.clear()
             graph.inputs.extend(kept)
-            model.ir_version = max(model.ir_version, INITIALIZERS_ARE_INPUTS)
         return PassResult(model, count)
