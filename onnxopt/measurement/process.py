@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,21 @@ def spread(feeds: Sequence[Feeds], count: int) -> tuple[Feeds, ...]:
 
 def _call(command: Sequence[str]) -> tuple[int, str]:
     """Exit code and error output of ``command``; its process group does not outlive this call."""
-    worker = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        start_new_session=True,
-    )
+    worker: subprocess.Popen[bytes] | None = None
     try:
+        with _held_back():
+            worker = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+                start_new_session=True,
+            )
         _, stderr = worker.communicate()
     except BaseException:
+        if worker is None:
+            raise
         if hasattr(os, "killpg"):
             os.killpg(worker.pid, signal.SIGKILL)
         else:
@@ -107,6 +112,19 @@ def _call(command: Sequence[str]) -> tuple[int, str]:
         worker.communicate()
         raise
     return worker.returncode, stderr.decode(errors="replace")
+
+
+@contextmanager
+def _held_back() -> Generator[None]:
+    """Holds back Ctrl-C and its like, so that no process starts that nobody knows of; the worker lets them in again."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -40,6 +41,8 @@ Run = Callable[[], object]
 
 def main(arguments: Sequence[str]) -> int:
     """Performs the job in the first file and writes the answer, or the error, to the second."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started this process held signals back meanwhile
     source, sink = (Path(a) for a in arguments)
     try:
         document = {"answer": perform(Job.from_json(source.read_text(encoding="utf-8"))).to_document()}

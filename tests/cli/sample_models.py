@@ -29,6 +29,12 @@ cnn (float[N, 3, 8, 8] x) => (float[N, 4] y) {{
   y = Gemm<transB = 1>(f, w2, b2)
 }}
 """
+CUSTOM = """
+<ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
+custom (float[N, 4] x) => (float[N, 4] y) {
+  y = acme.Wobble(x)
+}
+"""
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -9,15 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.cli.sample_models import mlp, parsed, set_external, write, write_external
+from tests.cli.sample_models import CUSTOM, mlp, parsed, set_external, write, write_external
 
 COMMANDS = ("inspect", "optimize", "quantize", "compare", "bench")
-CUSTOM = """
-<ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
-custom (float[N, 4] x) => (float[N, 4] y) {
-  y = acme.Wobble(x)
-}
-"""
 
 
 def arguments(command: str, model: Path, tmp_path: Path) -> list[object]:

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from onnxopt.core.io import content_hash
-from tests.cli.conftest import REPOSITORY, Outcome, latency
+from tests.cli.command_line import REPOSITORY, Outcome, latency
 from tests.cli.sample_models import mlp, normal, parsed, write
 
 Invoke = Callable[..., Outcome]

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from onnxopt.core.io import load, save
-from tests.cli.conftest import REPOSITORY, Outcome, assert_explained, contents, environment
+from tests.cli.command_line import REPOSITORY, Outcome, assert_explained, contents, environment
 from tests.cli.sample_models import mlp, normal, parsed, write, write_external
 
 Refused = Callable[..., object]

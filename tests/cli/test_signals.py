@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.cli.conftest import contents, environment
+from tests.cli.command_line import contents, environment
 from tests.cli.sample_models import mlp, mlp_data, normal, parsed, write
 
 SAVER = """

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from onnxopt.core.report import Report
-from tests.cli.conftest import Outcome, environment, latency
-from tests.cli.sample_models import mlp, parsed, write
-from tests.cli.test_bad_models import CUSTOM
+from tests.cli.command_line import Outcome, environment, latency
+from tests.cli.sample_models import CUSTOM, mlp, parsed, write
 
 Invoke = Callable[..., Outcome]
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "scipy", "rich", "PIL")
