@@ -14,7 +14,6 @@ __version__ = "0.1.0"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """Before ONNX Runtime is imported: it would leave a file with an identifier in the temporary folder."""
-
 if TYPE_CHECKING:
     from onnxopt.commands.bench import bench
     from onnxopt.commands.common import Source

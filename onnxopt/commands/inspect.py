@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TypeAlias
 
 from onnxopt.commands.common import Source, open_data, open_model, workspace
-from onnxopt.core.cost import Cost, cost
+from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
@@ -19,6 +20,7 @@ from onnxopt.run.target import Target
 
 __all__ = ["inspect"]
 
+Shape: TypeAlias = tuple[int, ...]
 CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
@@ -30,7 +32,8 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
     """
     source, target = source or Source(samples=1), target or Target()
     model = open_model(path, target)
-    figures, shapes, remarks = _costs(source, path, model, target)
+    shapes, inputs, remarks = _shapes(source, path, model, target)
+    figures = cost(model, shapes)
     ops = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in nodes(model))
     placement = place(model)
     size_bytes = sum(f.stat().st_size for f in data_files(path))
@@ -65,7 +68,7 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
             "inputs": [str(s) for s in input_specs(model)],
             "outputs": [str(s) for s in output_specs(model)],
             "ops": dict(ops.most_common()),
-            "input_shapes": {name: list(shape) for name, shape in shapes.items()},
+            "input_shapes": {name: list(shape) for name, shape in inputs.items()},
             "quantizable": quantizable,
         },
         tables=(
@@ -77,10 +80,10 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
     )
 
 
-def _costs(
+def _shapes(
     source: Source, path: Path, model: Model, target: Target
-) -> tuple[Cost, dict[str, tuple[int, ...]], tuple[Note, ...]]:
-    """The cost on the user's data, on made-up ones, or as far as the model states its shapes; and the input shapes.
+) -> tuple[dict[str, Shape], dict[str, Shape], tuple[Note, ...]]:
+    """Shapes of all values and of the inputs: on the user's data, on made-up ones, or as far as the model states them.
 
     Raises:
         DataError: The user's data do not fit.
@@ -90,13 +93,12 @@ def _costs(
     except DataError as error:
         if source.path is not None:
             raise
-        stated = {s.name: s.shape for s in input_specs(model) if s.shape is not None}
-        shapes = {n: tuple(d for d in shape if isinstance(d, int)) for n, shape in stated.items()}
-        known = {n: shape for n, shape in shapes.items() if len(shape) == len(stated[n])}
-        return cost(model, static_shapes(model, known)), known, (Note("inputs", "unknown", error.what),)
+        fixed = {s.name: tuple(d for d in s.shape or () if isinstance(d, int)) for s in input_specs(model)}
+        known = {s.name: fixed[s.name] for s in input_specs(model) if s.shape is not None and s.shape == fixed[s.name]}
+        return static_shapes(model, known), known, (Note("inputs", "unknown", error.what),)
     with workspace() as folder:
-        figures = cost(model, observed_shapes(model, feeds, target, folder))
-    return figures, {name: array.shape for name, array in feeds.items()}, ()
+        shapes = observed_shapes(model, feeds, target, folder)
+    return shapes, {name: array.shape for name, array in feeds.items()}, ()
 
 
 def _signature(model: Model) -> tuple[tuple[str, str], ...]:

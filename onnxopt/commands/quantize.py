@@ -104,9 +104,9 @@ def quantize(
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
-        remaining = tuple(p for p in exclude if matching(nodes(clean), p))
+        kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
         candidates: list[Candidate] = []
-        for name, item in _attempts(mode, remaining, clean, calibration).items():
+        for name, item in _attempts(mode, kept, clean, calibration).items():
             hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
             if hopeless is None:
                 candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))

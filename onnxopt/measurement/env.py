@@ -44,7 +44,7 @@ def environment(target: Target) -> dict[str, JSON]:
         "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "memory_mb": _memory_mb(),
         "os": platform.system(),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "machine": platform.machine(),
         "python": platform.python_version(),
         "onnxruntime": ort.__version__,
