@@ -32,6 +32,7 @@ from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
+from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import excluded, matching, stems
 from onnxopt.quantization.static import StaticQuantize
@@ -95,6 +96,7 @@ def quantize(
             fix="give --data, or use --mode dynamic",
         )
     model = open_model(path, target)
+    require_float(model, str(path))
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     calibration, held_back = _data(source, eval_data, path, target)

@@ -169,14 +169,20 @@ def test_other_float_types_are_declined_with_the_reason(kind: type[np.generic], 
     assert invoke("compare", path, path, "--data", tmp_path / "d.npz").code == 0
 
 
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_a_quantized_model_is_not_quantized_again(
-    quantized: Callable[..., Path], invoke: Invoke, tmp_path: Path, mlp_npz: Path
+    mode: str, quantized: Callable[..., Path], refused: Callable[..., Any], mlp_npz: Path
 ) -> None:
-    once = quantized(mlp(), "--data", mlp_npz, "--mode", "static")
-    for mode in ("static", "dynamic"):
-        outcome = invoke("quantize", once, "-o", tmp_path / "twice.onnx", "--data", mlp_npz, "--mode", mode)
-        assert outcome.code == 4 and "DequantizeLinear" in outcome.out, outcome
-    assert not (tmp_path / "twice.onnx").exists()
+    once = quantized(mlp(), "--data", mlp_npz, "--mode", mode)
+    refused(3, ["quantize", once, "-o", once.with_name("twice.onnx"), "--data", mlp_npz], "already quantized", "2x")
+
+
+def test_a_dequantized_input_does_not_make_a_model_quantized(quantized: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (uint8[N,8] x) => (float[N,4] y) <float s = {0.1}>
+        { f = DequantizeLinear(x, s)  y = MatMul(f, w) }"""
+    feeds = {"x": np.random.default_rng(1).integers(0, 255, (16, 8)).astype(np.uint8)}
+    np.savez(tmp_path / "d.npz", **feeds)
+    quantized(parsed(text, {"w": normal(8, 4)}), "--data", tmp_path / "d.npz", "--mode", "dynamic", feeds=feeds)
 
 
 @pytest.mark.parametrize("mode", ["auto", "static", "dynamic"])
