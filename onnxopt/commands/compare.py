@@ -59,7 +59,7 @@ def judge(found: Comparison, max_drop: float | None) -> Verdict:
     """Whether the drop (its point estimate) is within the budget."""
     scores = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}"
     bound = "" if found.drop_bound is None else f", 95 % bound {found.drop_bound:.4g}"
-    text = f"{scores}: drop {found.drop:.4g}{bound}"
+    text = f"{scores}: {'relative growth' if found.relative else 'drop'} {found.drop:.4g}{bound}"
     if max_drop is None:
         return Verdict(Status.PASS, text)
     if found.drop > max_drop:

@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from onnxopt.core.atomic import check_writable, pending, write_atomic
 from onnxopt.core.external import initializers, locations, resolve
+from onnxopt.core.proto import from_proto, to_proto
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import borrow, read, tensor_bytes
 from onnxopt.errors import ModelError, OutputError
@@ -47,7 +48,7 @@ def load(path: Path) -> Model:
     proto = _read_proto(path)
     _normalize(proto)
     try:
-        model = ir.from_proto(proto)
+        model = from_proto(proto)
     except Exception as error:  # onnx_ir raises whatever its deserializer met
         raise ModelError(
             f"this is not a valid ONNX model: {error}", where=str(path), fix="export the model again"
@@ -171,7 +172,7 @@ def own_data_files(path: Path) -> set[Path]:
 
 def _payload(model: Model, path: Path) -> bytes:
     try:
-        return ir.to_proto(model).SerializeToString(deterministic=True)
+        return to_proto(model).SerializeToString(deterministic=True)
     except (ValueError, EncodeError) as error:
         raise OutputError(
             f"the model does not fit protobuf's 2 GB limit: {error}",

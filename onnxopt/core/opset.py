@@ -6,10 +6,10 @@ good as the comparison that follows every pass.
 
 from __future__ import annotations
 
-import onnx_ir as ir
 from onnx import version_converter
 
 from onnxopt.core.io import EXTERNAL_THRESHOLD, total_bytes
+from onnxopt.core.proto import from_proto, to_proto
 from onnxopt.core.query import Model, opset
 from onnxopt.errors import ModelError
 
@@ -28,10 +28,10 @@ def raise_opset(model: Model, minimum: int) -> Model:
     if total_bytes(model) > EXTERNAL_THRESHOLD:
         raise _refused(found, minimum, "the model is larger than 2 GB")
     try:
-        converted = version_converter.convert_version(ir.to_proto(model), minimum)
+        converted = version_converter.convert_version(to_proto(model), minimum)
     except Exception as error:  # the converter raises whatever its adapters met
         raise _refused(found, minimum, " ".join(str(error).split())[:300]) from error
-    return ir.from_proto(converted)
+    return from_proto(converted)
 
 
 def _refused(found: int, minimum: int, reason: str) -> ModelError:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from onnxopt.core.proto import map_values
 from onnxopt.core.query import Model, graphs, nodes
 
 __all__ = ["infer_shapes", "rank", "static_shapes"]
@@ -18,7 +19,25 @@ logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.ERRO
 
 def infer_shapes(model: Model) -> None:
     """Fills in the types and shapes that ONNX shape inference finds, in place; others stay unknown."""
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    maps = map_values(model)
+    if not maps:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        return
+    # The pass fails on inferred map types, so it works on a copy without the nodes that make them.
+    copy = model.clone()
+    kept = [value for value in copy.graph.outputs if value.name not in maps]
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(kept)
+    copy.graph.remove([n for n in copy.graph if any(v.name in maps for v in n.outputs) and not _is_read(n)], safe=True)
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    found = {v.name: v for node in copy.graph for v in node.outputs}
+    for value in (v for node in model.graph for v in node.outputs):
+        if value.name in found:
+            value.type, value.shape = found[value.name].type, found[value.name].shape
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() for value in node.outputs)
 
 
 def static_shapes(model: Model, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

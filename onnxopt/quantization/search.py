@@ -104,6 +104,8 @@ def try_candidate(
         return conclude("invalid", f"{error.what} ({error.where})")
     comparison = scorer.compare(path)
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
+    if comparison.relative:
+        drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
     if not comparison.drop <= max_drop:
         return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
     latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)

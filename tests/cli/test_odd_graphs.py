@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
@@ -247,3 +248,28 @@ def test_a_file_name_with_markup_and_blanks(invoke: Invoke, tmp_path: Path, no_c
     assert invoke("inspect", path).code == 0
     outcome = invoke("optimize", path, "-o", tmp_path / "[o].onnx")
     assert outcome.code == 0 and (tmp_path / "[o].onnx").exists(), outcome
+
+
+ZIP_MAP = """
+<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+classifier (float[N, 16] x) => (float[N, 4] scores, seq(map(int64, float)) table) {
+  h = MatMul(x, w1)
+  scores = Softmax(h)
+  table = ai.onnx.ml.ZipMap <classlabels_int64s = [0, 1, 2, 3]> (scores)
+}
+"""
+
+
+def test_a_classifier_that_returns_maps(no_clock: None, invoke: Invoke, tmp_path: Path) -> None:
+    model = parsed(ZIP_MAP, {"w1": normal(16, 4)})
+    np.savez(tmp_path / "d.npz", x=normal(40, 16))
+    path = write(model, tmp_path / "zip.onnx")
+    assert invoke("inspect", path).code == 0
+    options = ["--data", tmp_path / "d.npz", "--mode", "dynamic"]
+    output = tmp_path / "out.onnx"
+    assert invoke("quantize", path, "-o", output, "--max-drop", 1, *options).code == 0
+    made = onnx.load(output)
+    assert made.graph.output[1].type == model.graph.output[1].type
+    onnx.checker.check_model(made)
+    table = ort.InferenceSession(output, providers=["CPUExecutionProvider"]).run(["table"], {"x": normal(2, 16)})[0]
+    assert sorted(table[0]) == [0, 1, 2, 3]
