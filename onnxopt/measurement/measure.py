@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ COMPARED_SAMPLES = 8
 MEASURED_SAMPLES = 64
 MEASURED_RUNS = 662
 """Runs that allow a 99th percentile."""
+LONGEST_SECONDS = 120.0
+"""An unclear case gets no further process after this time: where one takes long, fifteen are too many to wait for."""
 COLD = Effort(rounds=1, least_seconds=0, warm_up=False)
 
 
@@ -167,10 +170,13 @@ def compare_latency(
     ):
         laboratory = Laboratory(Path(folder), samples)
         cold = [laboratory.run([subject], COLD, seed) for subject in subjects]
+        begin = time.monotonic()
         while decision is None:
             answers.append(laboratory.run(subjects, Effort(), seed + len(answers)))
             ratios.append(_process_ratio(answers[-1], samples))
-            decision = decide(ratios, margin=margin, min_processes=min_processes, max_processes=max_processes)
+            late = len(ratios) >= min_processes and time.monotonic() - begin > LONGEST_SECONDS
+            most = len(ratios) if late else max_processes
+            decision = decide(ratios, margin=margin, min_processes=min_processes, max_processes=most)
             advance(1)
     found = estimate(ratios)
     sides = [_side(answers, cold[k], k) for k in (0, 1)]
