@@ -170,7 +170,7 @@ class Scorer:
             raise DataError(
                 f"the candidate returns {judged.counts[index]} items where the reference returns {kept.counts[index]}",
                 where=f"{name}, output {self.output!r}, sample {index}",
-                fix="compare models with the same batch axis, or choose another --output",
+                fix="compare models with the same batch axis, or choose another --output-name",
             )
 
 
@@ -179,7 +179,7 @@ def _primary(session: Session, output: str | None) -> str:
         return session.outputs[0]
     if output not in session.outputs:
         raise UsageError(
-            f"{session.path.name} has no output {output!r}", where="--output", fix=nearest(output, session.outputs)
+            f"{session.path.name} has no output {output!r}", where="--output-name", fix=nearest(output, session.outputs)
         )
     return output
 

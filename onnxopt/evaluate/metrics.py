@@ -136,7 +136,7 @@ def _labelled(name: str, outputs: Sequence[Array]) -> RowMetric:
                 raise UsageError(
                     f"top5 needs scores of more than 5 classes, the output is {output.dtype.name}{list(output.shape)}",
                     where="--metric top5",
-                    fix="use --metric top1, or choose the output with the class scores with --output",
+                    fix="use --metric top1, or choose the output with the class scores with --output-name",
                 )
             return RowMetric("top5", partial(classes.topk_rows, k=5), values.ratio_score, proportion=True)
         case "f1":

@@ -48,7 +48,7 @@ def as_array(value: object, name: str) -> Array:
         raise DataError(
             "this output is empty or holds values of several kinds, so that no metric applies",
             where=f"output {name!r}",
-            fix="choose another output of the model with --output",
+            fix="choose another output of the model with --output-name",
         )
     return np.concatenate([array.reshape(-1) for array in arrays])[None, :]
 
