@@ -38,7 +38,7 @@ def cer_rows(outputs: Array, labels: Array) -> Rows:
         symbols = outputs[None] if outputs.ndim == 1 else outputs.reshape(len(outputs), -1)
         found = [row[row >= 0] for row in symbols]
     else:
-        raise _unfit(f"output of type {outputs.dtype.name}", "an output of scores or integer symbols (--output)")
+        raise _unfit(f"output of type {outputs.dtype.name}", "an output of scores or integer symbols (--output-name)")
     if len(found) != len(labels):
         raise _unfit(f"{len(labels)} labels for {len(found)} sequences", "one row of labels per sequence")
     rows = np.zeros((len(found), 2))

@@ -68,5 +68,5 @@ def _unfit(found: str) -> DataError:
     return DataError(
         f"the labels do not fit the output: {found}",
         where="labels of the data",
-        fix="give numbers in the shape of the output, or choose another --metric or --output",
+        fix="give numbers in the shape of the output, or choose another --metric or --output-name",
     )

@@ -114,3 +114,9 @@ def test_nothing_asked_is_answered_with_help_and_exit_2(invoke: Callable[..., ob
 def test_data_cannot_be_empty_text(mlp_model: Path, tmp_path: Path, refused: Refused) -> None:
     mlp_data(tmp_path / "a.npz")
     refused(2, ["compare", mlp_model, mlp_model, "--data", ""], "--data")
+
+
+def test_an_unknown_output_of_the_model_names_the_option_that_chose_it(
+    mlp_model: Path, mlp_npz: Path, refused: Refused
+) -> None:
+    refused(2, ["compare", mlp_model, mlp_model, "--data", mlp_npz, "--output-name", "yy"], "yy", "--output-name")
