@@ -8,9 +8,10 @@ from onnxopt.commands.common import Source, accuracy_table, as_json, data_notes,
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Report, Status, Verdict
 from onnxopt.evaluate.compare import Comparison, compare_models
+from onnxopt.evaluate.drift import collapsed
 from onnxopt.run.target import Target
 
-__all__ = ["compare", "judge"]
+__all__ = ["compare"]
 
 
 def compare(
@@ -48,15 +49,15 @@ def compare(
     )
     return Report(
         command="compare",
-        verdict=judge(found, max_drop),
+        verdict=_judge(found, max_drop, is_chosen=output is not None),
         data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
         tables=(accuracy_table(found), drift_table(found)),
         notes=data_notes(data),
     )
 
 
-def judge(found: Comparison, max_drop: float | None) -> Verdict:
-    """Whether the drop (its point estimate) is within the budget."""
+def _judge(found: Comparison, max_drop: float | None, *, is_chosen: bool) -> Verdict:
+    """Whether the drop (its point estimate) is within the budget, and no other output is lost."""
     scores = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}"
     bound = "" if found.drop_bound is None else f", 95 % bound {found.drop_bound:.4g}"
     text = f"{scores}: {'relative growth' if found.relative else 'drop'} {found.drop:.4g}{bound}"
@@ -64,4 +65,7 @@ def judge(found: Comparison, max_drop: float | None) -> Verdict:
         return Verdict(Status.PASS, text)
     if found.drop > max_drop:
         return Verdict(Status.FAIL, f"{text}, above the budget of {max_drop:g}")
+    lost = None if is_chosen else collapsed(found.drift, judged=found.output)
+    if lost is not None:
+        return Verdict(Status.FAIL, f"{text}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)")
     return Verdict(Status.PASS, f"{text}, within the budget of {max_drop:g}")

@@ -52,6 +52,7 @@ class Scorer:
     Attributes:
         metric: The metric in use.
         output: Name of the output it judges.
+        is_chosen: Whether the user named that output, so that the others are theirs to judge.
 
     Args:
         reference: Model file to compare with.
@@ -88,6 +89,7 @@ class Scorer:
         self._cache: dict[int, Mapping[str, object]] = {}
         self._tally: Tally | None = None
         self.output = _primary(self._reference, output)
+        self.is_chosen = output is not None
         self.metric: Metric = self._choose(metric)
 
     def compare(self, candidate: Path, *, drift: bool = True) -> Comparison:

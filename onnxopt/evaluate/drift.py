@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,9 @@ from onnxopt.errors import DataError
 from onnxopt.evaluate.outputs import is_number, leaves
 from onnxopt.evaluate.rows import Array
 
-__all__ = ["DriftMeter", "OutputDrift"]
+__all__ = ["DriftMeter", "OutputDrift", "collapsed"]
+
+COLLAPSED_DB = 6.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class _Sums:
     error: float = 0.0
     max_abs: float = 0.0
     max_rel: float = 0.0
+
+
+def collapsed(drift: Iterable[OutputDrift], *, judged: str) -> OutputDrift | None:
+    """The first output beside the judged one that is lost: NaN or infinite, or with an error above half its size.
+
+    A metric judges one output only; the others must at least survive.
+    """
+    for output in drift:
+        if output.name == judged or output.sqnr_db is None:
+            continue
+        if output.nonfinite or (math.isfinite(output.sqnr_db) and output.sqnr_db < COLLAPSED_DB):
+            return output
+    return None
 
 
 class DriftMeter:

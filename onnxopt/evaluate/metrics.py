@@ -99,7 +99,8 @@ def choose_metric(
         more_outputs: Primary outputs on further samples: whether a column holds probabilities shows in many values.
 
     Raises:
-        UsageError: There is no metric of that name, it needs labels, or it cannot apply to such an output.
+        UsageError: There is no metric of that name, it needs labels (cosine takes the reference's output instead), or
+            it cannot apply to such an output.
         DataError: The labels do not fit.
     """
     if name is None:
@@ -107,6 +108,8 @@ def choose_metric(
     if ":" in name:
         function = load_function(name, "--metric", UsageError)
         return WholeMetric(name, cast("Callable[[Array, Array | None], float]", function))
+    if name == "cosine" and (not has_labels or labels is None):
+        name = "agreement[cosine]"
     if name == "agreement" or (name.startswith("agreement[") and name[10:-1] in AGREEMENTS):
         return _agreement(name[10:-1], [first_output, *more_outputs])
     if name not in METRICS and name != "accuracy":

@@ -100,4 +100,4 @@ def _entry(name: str) -> Entry:
     try:
         return PASSES[name]
     except KeyError:
-        raise UsageError(f"there is no pass {name!r}", where="pass name", fix=nearest(name, PASSES)) from None
+        raise UsageError(f"there is no pass {name!r}", where="--passes", fix=nearest(name, PASSES)) from None

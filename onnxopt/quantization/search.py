@@ -17,6 +17,7 @@ from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.errors import ModelError, VerificationError
 from onnxopt.evaluate.compare import Comparison, Scorer
+from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
@@ -108,11 +109,17 @@ def try_candidate(
         drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
     if not comparison.drop <= max_drop:
         return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
+    lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
+    if lost is not None:
+        return conclude("inaccurate", f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)", comparison)
     latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
     if latency.decision == "faster":
         return conclude("faster", speed, comparison, latency)
-    return conclude("undecided" if latency.decision == "inconclusive" else "not faster", speed, comparison, latency)
+    if latency.decision == "inconclusive":
+        return conclude("undecided", speed, comparison, latency)
+    doubt = ", too uncertain to call it faster" if latency.ratio < 1 else ""
+    return conclude("not faster", speed + doubt, comparison, latency)
 
 
 def _declined(notes: Sequence[Note]) -> str:

@@ -273,3 +273,42 @@ def test_a_classifier_that_returns_maps(no_clock: None, invoke: Invoke, tmp_path
     onnx.checker.check_model(made)
     table = ort.InferenceSession(output, providers=["CPUExecutionProvider"]).run(["table"], {"x": normal(2, 16)})[0]
     assert sorted(table[0]) == [0, 1, 2, 3]
+
+
+TWO_HEADS = """
+<ir_version: 8, opset_import: ["" : 17]>
+heads (float[N, 16] x) => (float[N, 4] classes, float[N, 4] box) {
+  h = MatMul(x, w1)
+  classes = MatMul(h, w2)
+  wide = Mul(h, gain)
+  box = MatMul(wide, w3)
+}
+"""
+
+
+@pytest.fixture
+def two_heads(tmp_path: Path) -> Path:
+    """Before the second head one channel is 20000 times as large as the others, and nothing reads it."""
+    gain = np.ones(16, np.float32)
+    gain[0] = 20000
+    unread = normal(16, 4)
+    unread[0] = 0
+    np.savez(tmp_path / "d.npz", x=normal(60, 16))
+    weights = {"w1": normal(16, 16), "w2": normal(16, 4), "w3": unread, "gain": gain}
+    return write(parsed(TWO_HEADS, weights), tmp_path / "heads.onnx")
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_lost_second_output_counts_unless_another_one_was_chosen(
+    chosen: bool, two_heads: Path, no_clock: None, invoke: Invoke, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.onnx"
+    data = ["--data", tmp_path / "d.npz", "--max-drop", 0.3, *(["--output-name", "classes"] if chosen else [])]
+    outcome = invoke("quantize", two_heads, "-o", output, "--mode", "static", *data)
+    assert outcome.code == (0 if chosen else 1)
+    assert output.exists() == chosen
+    if chosen:
+        assert invoke("compare", two_heads, output, *data).code == 0
+        assert invoke("compare", two_heads, output, *data[:4]).code == 1
+    else:
+        assert "output 'box' is lost" in outcome.out
