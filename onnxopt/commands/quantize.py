@@ -99,7 +99,7 @@ def quantize(
     require_float(model, str(path))
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
-    calibration, held_back = _data(source, eval_data, path, target)
+    calibration, held_back = _data(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, calibration, target, source.seed, progress)
@@ -132,8 +132,7 @@ def quantize(
         return _report(path, candidates, chosen, held_back, calibration)
 
 
-def _data(source: Source, eval_data: str | None, path: Path, target: Target) -> tuple[Dataset, Dataset]:
-    model = open_model(path, target)
+def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
     given = open_data(source, path, model, target)
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)

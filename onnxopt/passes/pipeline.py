@@ -17,16 +17,17 @@ from onnxopt.core.check import problems
 from onnxopt.core.io import save
 from onnxopt.core.query import Model, graphs, input_specs
 from onnxopt.core.report import Note
-from onnxopt.data.synthetic import synthetic
-from onnxopt.errors import DataError, VerificationError
+from onnxopt.errors import VerificationError
+from onnxopt.evaluate.made_up import made_up
 from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context, Pass
-from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.session import Feeds
 
 __all__ = ["ROUNDS", "Record", "run"]
 
 ROUNDS = 3
 """Most rounds that clean-ups get to enable each other."""
+MADE_UP_SAMPLES = 2
 SAMPLES = 8
 """Samples of the data that a changed model is compared on."""
 RTOL, RTOL_16_BIT = 1e-3, 1e-2
@@ -127,19 +128,10 @@ def _blame(
 
 
 def _feeds(model: Model, ctx: Context, reference: Path) -> Iterable[Feeds]:
-    if ctx.data is not None:
-        return (sample.feeds for sample in islice(ctx.data, SAMPLES))
-    session = open_session(reference, ctx.target)
-
-    def accepts(feeds: Feeds) -> bool:
-        try:
-            session.run(feeds)
-        except DataError:
-            return False
-        return True
-
-    made_up = synthetic(input_specs(model), accepts, samples=2, seed=ctx.seed)
-    return (sample.feeds for sample in made_up)
+    data = ctx.data
+    if data is None:
+        data = made_up(reference, input_specs(model), ctx.target, samples=MADE_UP_SAMPLES, seed=ctx.seed)
+    return (sample.feeds for sample in islice(data, SAMPLES))
 
 
 def _has_16_bit(model: Model) -> bool:
