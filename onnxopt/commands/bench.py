@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
-from onnxopt.commands.common import Source, as_json, data_notes, latency_table, open_data, open_model
+from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, latency_table, open_data, open_model
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
@@ -16,8 +15,6 @@ from onnxopt.measurement.measure import LatencyComparison, Measurement, compare_
 from onnxopt.run.target import Target
 
 __all__ = ["bench"]
-
-FEEDS = 16
 
 
 def bench(
@@ -38,7 +35,7 @@ def bench(
     source, target = source or Source(), target or Target()
     opened = [open_model(path, target) for path in models]
     samples = open_data(source, models[0], opened[0], target)
-    feeds = [sample.feeds for sample in islice(samples, FEEDS)]
+    feeds = first_feeds(samples)
     single: dict[str, Measurement] = {}
     titles = _titles(models)
     for name, path in titles.items():

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from onnxopt.errors import UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.evaluate.tally import Comparison
 from onnxopt.measurement.measure import LatencyComparison
-from onnxopt.run.session import open_session
+from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
 
 __all__ = [
@@ -31,12 +32,16 @@ __all__ = [
     "check_output",
     "data_notes",
     "drift_table",
+    "first_feeds",
     "latency_table",
     "open_data",
     "open_model",
     "size_table",
     "workspace",
 ]
+
+FEEDS = 16
+"""Samples that models are measured on, and that quantized ones are verified on."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ def open_data(source: Source, path: Path, model: Model, target: Target) -> Datas
         samples=source.samples,
         seed=source.seed,
     )
+
+
+def first_feeds(data: Dataset) -> list[Feeds]:
+    """The first few inputs, for what needs no more."""
+    return [sample.feeds for sample in islice(data, FEEDS)]
 
 
 def check_output(output: Path, model: Path, *others: str | Path | None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from onnxopt.commands.common import (
@@ -11,6 +10,7 @@ from onnxopt.commands.common import (
     as_json,
     check_output,
     data_notes,
+    first_feeds,
     latency_table,
     open_data,
     open_model,
@@ -25,13 +25,11 @@ from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
 from onnxopt.measurement.measure import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
-from onnxopt.passes.pipeline import ROUNDS, Record, run
+from onnxopt.passes.pipeline import ROUNDS, SAMPLES, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary
 from onnxopt.run.target import Target
 
 __all__ = ["list_passes", "optimize"]
-
-FEEDS = 16
 
 
 def optimize(
@@ -76,11 +74,11 @@ def optimize(
         if not changes:
             reason = f"no pass found anything to change in {path.name}; nothing is written"
             return Report("optimize", Verdict(Status.UNCHANGED, reason), {"changes": {}}, notes=_notes(records))
-        verdict: dict[str, bool | str | int] = {"verified_samples": min(len(data), FEEDS), "equivalent": True}
+        verdict: dict[str, bool | str | int] = {"verified_samples": min(len(data), SAMPLES), "equivalent": True}
         stamp(result, path, chosen, changes=changes, verdict={**verdict}, data=data)
         candidate = folder / "optimized.onnx"
         save(result, candidate)
-        feeds = [sample.feeds for sample in islice(data, FEEDS)]
+        feeds = first_feeds(data)
         latency = compare_latency(path, candidate, feeds, target, seed=source.seed, progress=progress)
         outcome = _verdict(latency, model, result)
         written = (

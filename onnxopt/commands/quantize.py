@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,6 +13,7 @@ from onnxopt.commands.common import (
     check_output,
     data_notes,
     drift_table,
+    first_feeds,
     latency_table,
     open_data,
     open_model,
@@ -47,8 +47,6 @@ Mode: TypeAlias = Literal["auto", "static", "dynamic"]
 CALIBRATION_SAMPLES = 128
 SLACK = 4.0
 """A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
-FEEDS = 16
-"""Samples that candidates are verified and measured on."""
 
 
 def quantize(
@@ -105,7 +103,7 @@ def quantize(
         ctx = Context(folder, calibration, target, source.seed, progress)
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
-        feeds = [sample.feeds for sample in islice(held_back, FEEDS)]
+        feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
         candidates: list[Candidate] = []
         for name, item in _attempts(mode, kept, clean, calibration).items():

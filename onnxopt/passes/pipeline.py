@@ -23,7 +23,7 @@ from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context, Pass
 from onnxopt.run.session import Feeds
 
-__all__ = ["ROUNDS", "Record", "run"]
+__all__ = ["ROUNDS", "SAMPLES", "Record", "run"]
 
 ROUNDS = 3
 """Most rounds that clean-ups get to enable each other."""

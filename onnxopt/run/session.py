@@ -25,7 +25,6 @@ Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 CPU = "CPUExecutionProvider"
 QUIET = 4
 """Log severity: fatal only; what goes wrong reaches the user as an exception."""
-ort.disable_telemetry_events()
 SHAPE_OPS = frozenset(
     {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"}
 )
@@ -36,6 +35,9 @@ CLUTTER = (
     re.compile(r"^\S+\.(?:cc|h|cpp):\d+ (?:[^()]*::[^()]*\((?:[^()]|\([^()]*\))*\) )?"),
 )
 """What stands before ONNX Runtime's own words, in this order."""
+
+# The variable that onnxopt sets comes too late where the caller imported ONNX Runtime first; this does not.
+ort.disable_telemetry_events()
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,12 @@ class Session:
         return dict(zip(names, values, strict=True))
 
 
-def open_session(
-    path: Path,
-    target: Target,
-    *,
-    optimize: bool = True,
-    deterministic: bool = False,
-    profile_prefix: str | None = None,
-) -> Session:
-    """A session for the model file at ``path`` on ``target``.
+def open_session(path: Path, target: Target) -> Session:
+    """A session for the model file at ``path`` on ``target``, with ONNX Runtime's default graph optimizations (all).
 
     Args:
         path: The model file.
         target: Provider, threads and options.
-        optimize: Apply all of ONNX Runtime's graph optimizations (its own default), else none.
-        deterministic: Ask for kernels whose result does not depend on the run.
-        profile_prefix: Turn ONNX Runtime's profiler on; its file starts with this.
 
     Raises:
         ProviderError: The provider is not installed, was not created, or declined nodes.
@@ -102,7 +94,7 @@ def open_session(
             where=f"--provider {wanted.short}",
             fix=f"install the package `{wanted.package}`; available here: {', '.join(ort.get_available_providers())}",
         )
-    options = _session_options(target, optimize=optimize, deterministic=deterministic, profile_prefix=profile_prefix)
+    options = _session_options(target)
     providers: list[str | tuple[str, Mapping[str, str]]] = [(wanted.name, dict(target.options))]
     if wanted.name != CPU:
         providers.append(CPU)
@@ -138,19 +130,11 @@ def describe_feeds(feeds: Feeds) -> str:
     return ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in feeds.items()) or "(none)"
 
 
-def _session_options(
-    target: Target, *, optimize: bool, deterministic: bool, profile_prefix: str | None
-) -> ort.SessionOptions:
+def _session_options(target: Target) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
-    options.use_deterministic_compute = deterministic
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    if profile_prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile_prefix
     if provider(target.provider).name != CPU:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for key, value in target.session_config.items():

@@ -146,3 +146,17 @@ def test_nodes_that_are_excluded_stay_float(
     assert outcome.code == 0 and "excluded" in outcome.out
     weights = {tuple(t.dims): t.data_type for t in onnx.load(tmp_path / "o.onnx").graph.initializer if len(t.dims) == 2}
     assert weights == {(16, 32): onnx.TensorProto.INT8, (32, 4): onnx.TensorProto.FLOAT}
+
+
+def test_the_stamp_of_optimize_counts_the_samples_that_were_compared(
+    no_clock: None, invoke: Invoke, tmp_path: Path
+) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,16] x) => (float[N,16] y) { i = Identity(x)  y = Relu(i) }'
+    )
+    np.savez(tmp_path / "d.npz", x=normal(20, 16))
+    output = tmp_path / "o.onnx"
+    path = write(parsed(text), tmp_path / "m.onnx")
+    assert invoke("optimize", path, "-o", output, "--data", tmp_path / "d.npz").code == 0
+    stamp = json.loads({p.key: p.value for p in onnx.load(output).metadata_props}["onnxopt"])
+    assert stamp["verdict"]["verified_samples"] == 8
