@@ -11,7 +11,7 @@ from onnxopt.core.io import data_files, load
 from onnxopt.core.query import input_specs
 from onnxopt.data.sources import open_dataset
 from onnxopt.evaluate.compare import Comparison, Scorer
-from onnxopt.measurement.measure import LatencyComparison, compare_latency
+from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.run.target import Target
 
 TARGET = Target(threads=1)

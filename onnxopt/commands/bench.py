@@ -11,7 +11,8 @@ from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
 from onnxopt.measurement.env import environment
-from onnxopt.measurement.measure import LatencyComparison, Measurement, compare_latency, measure
+from onnxopt.measurement.measure import Measurement, measure
+from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.run.target import Target
 
 __all__ = ["bench"]

@@ -21,7 +21,7 @@ from onnxopt.data.sources import open_dataset
 from onnxopt.errors import UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.evaluate.tally import Comparison
-from onnxopt.measurement.measure import LatencyComparison
+from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
 

@@ -23,7 +23,7 @@ from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.errors import UsageError
-from onnxopt.measurement.measure import LatencyComparison, compare_latency
+from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, SAMPLES, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary

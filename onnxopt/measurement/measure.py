@@ -1,11 +1,10 @@
-"""Latency of one model, and of two models compared, in fresh worker processes."""
+"""Latency, throughput, start and memory of one model, in fresh worker processes."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,77 +12,17 @@ import numpy as np
 
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.measurement.env import is_spinning, settle_spinning
-from onnxopt.measurement.job import Answer, Effort, Subject
+from onnxopt.measurement.job import Answer, Effort, Load, Subject, median_ms, peak_mb, times_ms
 from onnxopt.measurement.process import Laboratory, spread
-from onnxopt.measurement.stats import Decision, decide, estimate, log_ratio, percentile
+from onnxopt.measurement.stats import SAMPLES_FOR, percentile
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
-__all__ = ["LatencyComparison", "Measurement", "Side", "compare_latency", "measure"]
+__all__ = ["Measurement", "measure", "pool"]
 
-COMPARED_SAMPLES = 8
-"""More would leave too few runs of each for a low quantile."""
 MEASURED_SAMPLES = 64
-MEASURED_RUNS = 662
-"""Runs that allow a 99th percentile."""
-LONGEST_SECONDS = 120.0
-"""An unclear case gets no further process after this time: where one takes long, fifteen are too many to wait for."""
-COLD = Effort(rounds=1, least_seconds=0, warm_up=False)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model of a comparison.
-
-    Attributes:
-        p25_ms: 25th percentile over all runs of all processes: the figure that is compared, process by process.
-        p50_ms: Median over the same.
-        load_ms: Time to create the session, median over processes.
-        first_run_ms: Time of the first run, median over processes.
-        peak_rss_mb: Peak resident memory (MiB) of a process that loads only this model and runs each sample once or
-            twice, the interpreter and the samples included; ``None`` where the system does not tell.
-    """
-
-    p25_ms: float
-    p50_ms: float
-    load_ms: float
-    first_run_ms: float
-    peak_rss_mb: float | None
-
-
-@dataclass(frozen=True)
-class LatencyComparison:
-    """A candidate's latency against the reference's.
-
-    Attributes:
-        decision: ``"faster"``, ``"slower"``, ``"same"`` (within the margin), or ``"inconclusive"``.
-        ratio: Candidate / reference, below 1 is faster: geometric mean over processes of the ratios of p25.
-        median_ratio: Median over processes of the same.
-        low: Lower end of the 90 % interval of the ratio.
-        high: Upper end: with 95 % confidence the candidate is no slower than this.
-        mde: Smallest relative change that these processes would find 4 times in 5.
-        margin: Relative slow-down that counts as the same.
-        processes: Worker processes.
-        pairs: Pairs of runs, over all processes.
-        spinning: Whether idle threads waited by spinning (off where the machine is shared or one thread runs).
-        reference: Figures of the reference.
-        candidate: Figures of the candidate.
-        process_ratios: The ratio that each process saw.
-    """
-
-    decision: Decision
-    ratio: float
-    median_ratio: float
-    low: float
-    high: float
-    mde: float
-    margin: float
-    processes: int
-    pairs: int
-    spinning: bool
-    reference: Side
-    candidate: Side
-    process_ratios: tuple[float, ...]
+MEASURED_RUNS = SAMPLES_FOR[99]
+HOST_RUNS = 40
 
 
 @dataclass(frozen=True)
@@ -91,6 +30,8 @@ class Measurement:
     """Latency, throughput, start and memory of one model.
 
     Attributes:
+        scenario: What MLPerf Inference calls this load: ``"SingleStream"`` (one query after the other, of one sample),
+            ``"MultiStream"`` (of several), ``"Offline"`` (several at the same time), ``"Server"`` (Poisson arrivals).
         n: Timed runs, over all processes.
         processes: Worker processes.
         p25_ms: 25th percentile.
@@ -98,14 +39,22 @@ class Measurement:
         p90_ms: 90th percentile, ``None`` below 64 runs.
         p99_ms: 99th percentile, ``None`` below 662 runs.
         mean_ms: Mean.
-        throughput: Samples a second, one call after the other: batch size over the mean.
-        batch_size: Samples of one call.
+        copy_ms: What a run from numpy arrays to numpy arrays takes longer than one on tensors that are in place, as
+            the latencies above are: difference of the medians.
+        throughput: Samples a second.
+        batch_size: Samples of one query.
+        concurrency: Queries at the same time.
+        rate: Queries a second that arrived on average; ``None``: each as soon as the last was answered.
+        utilization: Share of the time in which the threads were busy, for ``rate``; near 1 the queue grows forever.
         load_ms: Time to create the session, median over processes.
         first_run_ms: Time of the first run, median over processes.
         peak_rss_mb: Peak resident memory (MiB) of a worker, largest over processes; ``None``: unknown.
+        device_mb: Device memory (MiB) of a worker, largest over processes; ``None``: no GPU, or unknown.
         spinning: Whether idle threads waited by spinning.
+        times_ms: The latency of each run.
     """
 
+    scenario: str
     n: int
     processes: int
     p25_ms: float
@@ -113,88 +62,18 @@ class Measurement:
     p90_ms: float | None
     p99_ms: float | None
     mean_ms: float
+    copy_ms: float
     throughput: float
     batch_size: int
+    concurrency: int
+    rate: float | None
+    utilization: float | None
     load_ms: float
     first_run_ms: float
     peak_rss_mb: float | None
+    device_mb: float | None
     spinning: bool
-
-
-def compare_latency(
-    reference: Path,
-    candidate: Path,
-    feeds: Sequence[Feeds],
-    target: Target,
-    *,
-    candidate_target: Target | None = None,
-    margin: float = 0.03,
-    min_processes: int = 5,
-    max_processes: int = 15,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> LatencyComparison:
-    """Whether the candidate is faster than the reference, decided as ``stats.decide`` says.
-
-    Each fresh process opens both models and times them in interleaved pairs; processes are added until the case is
-    decided. Never are two processes at work at once.
-
-    Args:
-        reference: Model file to compare with.
-        candidate: Model file in question.
-        feeds: Samples that both models take; at most eight of them, evenly spaced, are run in turn.
-        target: Where both run.
-        candidate_target: Where the candidate runs, if elsewhere.
-        margin: Relative slow-down that counts as the same.
-        min_processes: Processes before an unclear case is judged.
-        max_processes: Processes after which it is left undecided.
-        seed: Seeds the order of the runs.
-        progress: Told of each process.
-
-    Raises:
-        ModelError: A model cannot be loaded, or crashed its process.
-        ProviderError: The provider cannot be used.
-        DataError: There is no sample, or a model does not run on one.
-    """
-    progress = progress or SilentProgress()
-    samples = spread(feeds, COMPARED_SAMPLES)
-    shared = settle_spinning(target, paired=True)
-    own = shared if candidate_target is None else settle_spinning(candidate_target, paired=True)
-    subjects = Subject(str(reference.resolve()), shared), Subject(str(candidate.resolve()), own)
-    ratios: list[float] = []
-    answers: list[Answer] = []
-    decision: Decision | None = None
-    with (
-        tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder,
-        progress.task("measuring latency", None) as advance,
-    ):
-        laboratory = Laboratory(Path(folder), samples)
-        cold = [laboratory.run([subject], COLD, seed) for subject in subjects]
-        begin = time.monotonic()
-        while decision is None:
-            answers.append(laboratory.run(subjects, Effort(), seed + len(answers)))
-            ratios.append(_process_ratio(answers[-1], samples))
-            late = len(ratios) >= min_processes and time.monotonic() - begin > LONGEST_SECONDS
-            most = len(ratios) if late else max_processes
-            decision = decide(ratios, margin=margin, min_processes=min_processes, max_processes=most)
-            advance(1)
-    found = estimate(ratios)
-    sides = [_side(answers, cold[k], k) for k in (0, 1)]
-    return LatencyComparison(
-        decision=decision,
-        ratio=found.ratio,
-        median_ratio=found.median,
-        low=found.low,
-        high=found.high,
-        mde=found.mde,
-        margin=margin,
-        processes=len(answers),
-        pairs=sum(len(a.timings[0].runs_ns) for a in answers),
-        spinning=is_spinning(shared) or is_spinning(own),
-        reference=sides[0],
-        candidate=sides[1],
-        process_ratios=tuple(float(np.exp(r)) for r in ratios),
-    )
+    times_ms: tuple[float, ...]
 
 
 def measure(
@@ -203,7 +82,9 @@ def measure(
     target: Target,
     *,
     batch_size: int | None = None,
+    load: Load | None = None,
     processes: int = 3,
+    runs: int = MEASURED_RUNS,
     seconds: float = 3.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -214,9 +95,11 @@ def measure(
         path: Model file.
         feeds: Samples to run in turn; at most 64 of them, evenly spaced.
         target: Where it runs.
-        batch_size: Samples of one call; default: the first axis of the first input.
+        batch_size: Samples of one query; default: the first axis of the first input.
+        load: Queries at the same time and their arrivals; default: one after the other.
         processes: Fresh processes, one after the other.
-        seconds: Longest time of timed runs in each; a process ends earlier with its share of 662 runs.
+        runs: Timed runs that are enough, over all processes.
+        seconds: Longest time of timed runs in each process.
         seed: Seeds what is random in a worker.
         progress: Told of each process.
 
@@ -229,7 +112,8 @@ def measure(
     samples = spread(feeds, MEASURED_SAMPLES)
     settled = settle_spinning(target, paired=False)
     subject = Subject(str(path.resolve()), settled)
-    effort = Effort(rounds=-(-MEASURED_RUNS // processes), most_seconds=seconds)
+    load = load or Load()
+    effort = Effort(rounds=-(-runs // processes), most_seconds=seconds, host_runs=HOST_RUNS)
     answers: list[Answer] = []
     with (
         tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder,
@@ -237,56 +121,50 @@ def measure(
     ):
         laboratory = Laboratory(Path(folder), samples)
         for i in range(processes):
-            answers.append(laboratory.run([subject], effort, seed + i))
+            answers.append(laboratory.run([subject], effort, seed + i, load))
             advance(1)
-    times = _times_ms(answers, 0)
-    mean = statistics.fmean(times)
     batch = _batch_size(samples[0]) if batch_size is None else batch_size
+    return pool(answers, load, batch, spinning=is_spinning(settled))
+
+
+def pool(answers: Sequence[Answer], load: Load, batch_size: int, *, spinning: bool) -> Measurement:
+    """What several processes saw of one model under the same load."""
+    timings = [answer.timings[0] for answer in answers]
+    times = times_ms(answers, 0)
+    wall_s = sum(t.wall_ns for t in timings) / 1e9
+    busy_s = sum(t.busy_ns for t in timings) / 1e9
+    service_ms = statistics.median(times) if load.rate is None else 1e3 * busy_s / len(times)
+    host = [ns / 1e6 for t in timings for ns in t.host_ns]
     return Measurement(
+        scenario=_scenario(load, batch_size),
         n=len(times),
-        processes=processes,
+        processes=len(answers),
         p25_ms=float(np.percentile(times, 25)),
         p50_ms=statistics.median(times),
         p90_ms=percentile(times, 90),
         p99_ms=percentile(times, 99),
-        mean_ms=mean,
-        throughput=1e3 * batch / mean,
-        batch_size=batch,
-        load_ms=_median_ms(a.timings[0].load_ns for a in answers),
-        first_run_ms=_median_ms(a.timings[0].first_run_ns for a in answers),
-        peak_rss_mb=_peak_mb(answers),
-        spinning=is_spinning(settled),
+        mean_ms=statistics.fmean(times),
+        copy_ms=max(0.0, statistics.median(host) - service_ms) if host and load.is_single_stream else 0.0,
+        throughput=batch_size * len(times) / wall_s,
+        batch_size=batch_size,
+        concurrency=load.concurrency,
+        rate=load.rate,
+        utilization=None if load.rate is None else busy_s / wall_s / load.concurrency,
+        load_ms=median_ms(t.load_ns for t in timings),
+        first_run_ms=median_ms(t.first_run_ns for t in timings),
+        peak_rss_mb=peak_mb(a.peak_rss_bytes for a in answers),
+        device_mb=peak_mb(a.device_bytes for a in answers),
+        spinning=spinning,
+        times_ms=tuple(times),
     )
 
 
-def _process_ratio(answer: Answer, samples: Sequence[Feeds]) -> float:
-    kinds = [tuple((name, array.shape) for name, array in sample.items()) for sample in samples]
-    reference, candidate = (timing.runs_ns for timing in answer.timings)
-    return log_ratio(reference, candidate, [kinds[i % len(kinds)] for i in range(len(reference))])
-
-
-def _side(answers: Sequence[Answer], cold: Answer, k: int) -> Side:
-    times = _times_ms(answers, k)
-    return Side(
-        p25_ms=float(np.percentile(times, 25)),
-        p50_ms=statistics.median(times),
-        load_ms=_median_ms(a.timings[k].load_ns for a in answers),
-        first_run_ms=_median_ms(a.timings[k].first_run_ns for a in answers),
-        peak_rss_mb=_peak_mb([cold]),
-    )
-
-
-def _times_ms(answers: Iterable[Answer], k: int) -> list[float]:
-    return [ns / 1e6 for answer in answers for ns in answer.timings[k].runs_ns]
-
-
-def _median_ms(times_ns: Iterable[int]) -> float:
-    return statistics.median(times_ns) / 1e6
-
-
-def _peak_mb(answers: Iterable[Answer]) -> float | None:
-    peaks = [answer.peak_rss_bytes for answer in answers if answer.peak_rss_bytes is not None]
-    return max(peaks) / 2**20 if peaks else None
+def _scenario(load: Load, batch_size: int) -> str:
+    if load.rate is not None:
+        return "Server"
+    if load.concurrency > 1:
+        return "Offline"
+    return "MultiStream" if batch_size > 1 else "SingleStream"
 
 
 def _batch_size(sample: Feeds) -> int:

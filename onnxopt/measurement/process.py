@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxopt import errors
 from onnxopt.errors import DataError, ModelError, OnnxoptError
-from onnxopt.measurement.job import Answer, Effort, Job, Subject
+from onnxopt.measurement.job import Answer, Effort, Job, Load, Subject
 from onnxopt.run.session import Feeds
 
 __all__ = ["Laboratory", "spread"]
@@ -57,7 +57,7 @@ class Laboratory:
             **{f"{i}_{j}": _plain(a) for i, sample in enumerate(feeds) for j, a in enumerate(sample.values())},
         )
 
-    def run(self, subjects: Sequence[Subject], effort: Effort, seed: int) -> Answer:
+    def run(self, subjects: Sequence[Subject], effort: Effort, seed: int, load: Load | None = None) -> Answer:
         """The answer of one fresh worker process.
 
         Raises:
@@ -68,7 +68,7 @@ class Laboratory:
         source, sink = self._folder / "job.json", self._folder / "answer.json"
         sink.unlink(missing_ok=True)
         feeds = str(self._folder / "feeds.npz")
-        job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid())
+        job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid(), load or Load())
         source.write_text(job.to_json(), encoding="utf-8")
         command = [sys.executable, "-P", "-m", "onnxopt.measurement.worker", str(source), str(sink)]
         code, stderr = _call(command)

@@ -18,7 +18,17 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Decision", "Estimate", "decide", "estimate", "log_ratio", "percentile"]
+__all__ = [
+    "SAMPLES_FOR",
+    "Decision",
+    "Estimate",
+    "decide",
+    "estimate",
+    "holds",
+    "is_quantile_below",
+    "log_ratio",
+    "percentile",
+]
 
 Decision = Literal["faster", "slower", "same", "inconclusive"]
 
@@ -27,6 +37,8 @@ CLEAR_CONFIDENCE = 0.99
 LEAST_PROCESSES = 3
 CLEAR_BY = 0.01
 """Smaller differences are never claimed: two sessions of one model differ by up to 1 % through memory layout."""
+TOLERANCE = 1.02
+"""A ratio this far below a limit, or further, is never reported to break it."""
 SAMPLES_FOR = {90: 64, 99: 662}
 """Runs below which a percentile is not claimed (MLPerf LoadGen's early-stopping minima at 99 % confidence)."""
 
@@ -86,30 +98,54 @@ def estimate(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Est
     )
 
 
-def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int, max_processes: int) -> Decision | None:
+def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int) -> Decision | None:
     """What the processes so far show, or ``None``: more are needed.
 
     With ``min_processes`` or more, by the 90 % interval (an error of 5 % on each side): faster when it lies below 0.99,
-    slower when it lies above 1.01, same when it lies below 1 + ``margin``, else inconclusive at ``max_processes``.
-    From the third process on a difference that is clear at 99 % decides already.
+    slower when it lies above 1.01, same when it lies below 1 + ``margin``. From the third process on a difference that
+    is clear at 99 % decides already.
 
     Args:
         log_ratios: One log ratio candidate / reference a process.
         margin: Relative slow-down that counts as the same.
         min_processes: Processes before an unclear case is judged.
-        max_processes: Processes after which it is left undecided.
     """
-    enough = len(log_ratios) >= min(min_processes, max_processes)
-    if not enough and len(log_ratios) < LEAST_PROCESSES:
+    found, enough = _look(log_ratios, min_processes)
+    if found is None:
         return None
-    found = estimate(log_ratios, CONFIDENCE if enough else CLEAR_CONFIDENCE)
     if found.high < 1 - CLEAR_BY:
         return "faster"
     if found.low > 1 + CLEAR_BY:
         return "slower"
-    if enough and found.high < 1 + margin:
-        return "same"
-    return "inconclusive" if len(log_ratios) >= max_processes else None
+    return "same" if enough and found.high < 1 + margin else None
+
+
+def holds(log_ratios: Sequence[float], *, limit: float, min_processes: int) -> bool | None:
+    """Whether the ratio stays below ``limit``, or ``None``: more processes are needed.
+
+    It holds when the upper end of the interval (as in ``decide``) lies below ``limit``. It is broken when that is not
+    so and the lower end lies above ``limit / 1.02``: with the usual limit of 1.03 the candidate is then slower by 1 %
+    for certain, and by 3 % for all that is known. A true ratio at the limit is so reported as broken, not as unclear.
+
+    Args:
+        log_ratios: One log ratio candidate / reference a process.
+        limit: The ratio that must not be reached.
+        min_processes: Processes before an unclear case is judged.
+    """
+    found, _ = _look(log_ratios, min_processes)
+    if found is None:
+        return None
+    if found.high < limit:
+        return True
+    return False if found.low > limit / TOLERANCE else None
+
+
+def _look(log_ratios: Sequence[float], min_processes: int) -> tuple[Estimate | None, bool]:
+    """The estimate that may be judged now, if any, and whether ``min_processes`` is reached."""
+    enough = len(log_ratios) >= min_processes
+    if not enough and len(log_ratios) < LEAST_PROCESSES:
+        return None, enough
+    return estimate(log_ratios, CONFIDENCE if enough else CLEAR_CONFIDENCE), enough
 
 
 def percentile(times: Sequence[float], q: int) -> float | None:
@@ -117,6 +153,22 @@ def percentile(times: Sequence[float], q: int) -> float | None:
     if len(times) < SAMPLES_FOR.get(q, 1):
         return None
     return float(np.percentile(times, q))
+
+
+def is_quantile_below(times: Sequence[float], q: int, limit: float) -> bool | None:
+    """Whether the ``q``-th percentile lies below ``limit``, at 95 % confidence; ``None``: these times do not tell.
+
+    By the exact binomial interval (Clopper and Pearson 1934) of the share of times that reach the limit.
+    """
+    from scipy.special import betaincinv
+
+    count, above = len(times), sum(t >= limit for t in times)
+    share = 1 - q / 100
+    highest = float(betaincinv(above + 1, count - above, 0.95)) if above < count else 1.0
+    lowest = float(betaincinv(above, count - above + 1, 0.05)) if above else 0.0
+    if highest <= share:
+        return True
+    return False if lowest > share else None
 
 
 def _sign_rank(count: int, confidence: float) -> int:

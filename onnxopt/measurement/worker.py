@@ -14,17 +14,17 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.measurement.binding import Run, bound_run, host_run
 from onnxopt.measurement.job import Answer, Effort, Job, Timing
-from onnxopt.run.session import Feeds, Session, open_session
-from onnxopt.run.target import Target, provider
+from onnxopt.measurement.load import Served, serve
+from onnxopt.measurement.memory import device_bytes, peak_rss_bytes
+from onnxopt.run.session import Feeds, open_session
 
 __all__ = ["is_steady", "main", "perform"]
 
@@ -34,8 +34,7 @@ WARM_UP_RUNS = 200
 WARM_UP_SECONDS = 5.0
 SLOW_RUN_SECONDS = 0.5
 SLOW_WARM_UP_RUNS = 3
-
-Run = Callable[[], object]
+HOST_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,26 +60,44 @@ def perform(job: Job) -> Answer:
     count = len(job.subjects)
     load_ns, first_run_ns = [0] * count, [0] * count
     runs: list[list[Run]] = [[] for _ in job.subjects]
+    host_runs: list[list[Run]] = [[] for _ in job.subjects]
+    further: list[list[Run]] = []
     for k in range(count) if job.seed % 2 == 0 else reversed(range(count)):
         subject = job.subjects[k]
         start = time.perf_counter_ns()
         session = open_session(Path(subject.path), subject.target)
         load_ns[k] = time.perf_counter_ns() - start
-        for sample in samples:
-            feeds = {name: sample[name] for name in session.inputs if name in sample}
+        feeds = [{name: sample[name] for name in session.inputs if name in sample} for sample in samples]
+        for values in feeds:
             start = time.perf_counter_ns()
-            session.run(feeds)
+            session.run(values)
             first_run_ns[k] = first_run_ns[k] or time.perf_counter_ns() - start
-            runs[k].append(_bound(session, subject.target, feeds))
+            runs[k].append(bound_run(session, subject.target, values))
+            host_runs[k].append(host_run(session, values))
             _end_when_orphaned(job)
+        further = [[bound_run(session, subject.target, v) for v in feeds] for _ in range(job.load.concurrency - 1)]
     gc.collect()
     gc.disable()
     warm_up = [len(samples) + (_warm_up(r, job) if job.effort.warm_up else 0) for r in runs]
-    times = _rounds(runs, job, job.effort)
-    return Answer(
-        tuple(Timing(load_ns[k], first_run_ns[k], warm_up[k], tuple(times[k])) for k in range(count)),
-        _peak_rss_bytes(),
+    served: Served | None = None
+    if job.load.is_single_stream:
+        times = _rounds(runs, job, job.effort)
+    else:
+        served = serve([runs[0], *further], job.load, job.effort, job.seed, lambda: _end_when_orphaned(job))
+        times = [served.latencies_ns]
+    timings = tuple(
+        Timing(
+            load_ns[k],
+            first_run_ns[k],
+            warm_up[k],
+            tuple(times[k]),
+            _host_times(host_runs[k], job),
+            wall_ns=served.wall_ns if served else sum(times[k]),
+            busy_ns=served.busy_ns if served else sum(times[k]),
+        )
+        for k in range(count)
     )
+    return Answer(timings, peak_rss_bytes(), device_bytes(job.subjects[0].target))
 
 
 def is_steady(times: Sequence[float], window: int) -> bool:
@@ -129,21 +146,12 @@ def _timed(run: Run) -> int:
     return time.perf_counter_ns() - start
 
 
-def _bound(session: Session, target: Target, feeds: Feeds) -> Run:
-    """A call of the session; on CUDA devices with inputs and outputs that stay there, so that no copy is timed."""
-    if provider(target.provider).short not in ("cuda", "tensorrt"):
-        return partial(session.raw.run, list(session.outputs), feeds)
-    binding, device = session.raw.io_binding(), int(target.options.get("device_id", "0"))
-    for name, array in feeds.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", device))
-    for name in session.outputs:
-        binding.bind_output(name, "cuda", device)
-
-    def run() -> None:
-        session.raw.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return run
+def _host_times(runs: Sequence[Run], job: Job) -> tuple[int, ...]:
+    times: list[int] = []
+    while len(times) < job.effort.host_runs and sum(times) < HOST_SECONDS * 1e9:
+        times.append(_timed(runs[len(times) % len(runs)]))
+        _end_when_orphaned(job)
+    return tuple(times)
 
 
 def _samples(job: Job) -> list[Feeds]:
@@ -155,21 +163,6 @@ def _end_when_orphaned(job: Job) -> None:
     """Ends this process when the one that wants the answer is gone."""
     if os.getppid() != job.parent:
         sys.exit(f"process {job.parent}, which asked for this measurement, is gone")
-
-
-def _peak_rss_bytes() -> int | None:
-    """Peak resident memory of this process: ``VmHWM`` on Linux, where ``ru_maxrss`` counts the parent's too."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from onnxopt.errors import ModelError, VerificationError
 from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
-from onnxopt.measurement.measure import LatencyComparison, compare_latency
+from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.select import COMPUTE
 from onnxopt.run.session import Feeds

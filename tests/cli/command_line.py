@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxopt.measurement.measure import LatencyComparison, Side
+from onnxopt.measurement.paired import LatencyComparison, Side
 from onnxopt.measurement.stats import Decision
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,4 +56,4 @@ def environment(**changes: str) -> dict[str, str]:
 def latency(decision: Decision) -> LatencyComparison:
     """A measurement that came out so."""
     side = Side(p25_ms=1.0, p50_ms=1.0, load_ms=1.0, first_run_ms=1.0, peak_rss_mb=1.0)
-    return LatencyComparison(decision, 0.5, 0.5, 0.4, 0.6, 0.1, 0.03, 5, 50, False, side, side, (0.5,))
+    return LatencyComparison(decision, 0.5, 0.5, 0.4, 0.6, 0.1, 0.03, None, None, 5, 50, False, side, side, (0.5,))

@@ -16,7 +16,8 @@ import pytest
 
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.measurement.job import Answer, Effort, Job, Subject, Timing
-from onnxopt.measurement.measure import compare_latency, measure
+from onnxopt.measurement.measure import measure
+from onnxopt.measurement.paired import compare_latency
 from onnxopt.measurement.process import Laboratory, spread
 from onnxopt.measurement.worker import is_steady
 from onnxopt.run.target import Target

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxopt.measurement.stats import decide, estimate, log_ratio, percentile
+from onnxopt.measurement.stats import decide, estimate, holds, is_quantile_below, log_ratio, percentile
 
-SETTINGS = {"margin": 0.03, "min_processes": 5, "max_processes": 15}
+SETTINGS = {"margin": 0.03, "min_processes": 5}
+MOST = 15
 
 
 def decisions(true_ratio: float, spread: float, draws: int = 300) -> tuple[dict[str, float], float]:
@@ -20,10 +21,11 @@ def decisions(true_ratio: float, spread: float, draws: int = 300) -> tuple[dict[
     for _ in range(draws):
         ratios: list[float] = []
         decision = None
-        while decision is None:
+        while decision is None and len(ratios) < MOST:
             ratios.append(math.log(true_ratio) + spread * float(rng.standard_normal()))
             decision = decide(ratios, **SETTINGS)
-        seen[decision] = seen.get(decision, 0) + 1
+        name = decision or "inconclusive"
+        seen[name] = seen.get(name, 0) + 1
         processes += len(ratios)
     return {name: count / draws for name, count in seen.items()}, processes / draws
 
@@ -59,9 +61,9 @@ def test_one_wild_process_does_not_make_a_claim() -> None:
     assert decide([-0.03, -0.031, -0.029, -0.03, 0.004], **SETTINGS) != "faster"
 
 
-def test_the_sequence_ends_whatever_the_limits() -> None:
-    assert decide([0.0], margin=0.03, min_processes=5, max_processes=1) == "inconclusive"
-    assert decide([-0.5, -0.5], margin=0.03, min_processes=5, max_processes=2) == "faster"
+def test_fewer_processes_than_usual_decide_when_asked() -> None:
+    assert decide([-0.5, -0.5], margin=0.03, min_processes=2) == "faster"
+    assert decide([0.0], margin=0.03, min_processes=1) is None
 
 
 def test_interval_against_a_textbook_value() -> None:
@@ -107,3 +109,47 @@ def test_a_percentile_needs_its_sample(q: int, least: int) -> None:
     times = [float(i) for i in range(least)]
     assert percentile(times[:-1], q) is None
     assert percentile(times, q) == pytest.approx(np.percentile(times, q))
+
+
+def outcomes(true_ratio: float, spread: float, limit: float, draws: int = 300) -> dict[bool | None, float]:
+    """Share of each outcome of a gate over simulated experiments."""
+    rng = np.random.default_rng(1)
+    seen: dict[bool | None, int] = {}
+    for _ in range(draws):
+        ratios: list[float] = []
+        found = None
+        while found is None and len(ratios) < MOST:
+            ratios.append(math.log(true_ratio) + spread * float(rng.standard_normal()))
+            found = holds(ratios, limit=limit, min_processes=5)
+        seen[found] = seen.get(found, 0) + 1
+    return {name: count / draws for name, count in seen.items()}
+
+
+@pytest.mark.parametrize("spread", [0.004, 0.01, 0.03])
+def test_a_limit_is_not_broken_by_an_equal_model(spread: float) -> None:
+    assert outcomes(1.0, spread, 1.03).get(False, 0) <= 0.01
+
+
+@pytest.mark.parametrize(("ratio", "least"), [(1.03, 0.90), (1.05, 0.95), (1.10, 0.99)])
+@pytest.mark.parametrize("limit", [1.03])
+def test_a_slow_down_breaks_the_limit(ratio: float, least: float, limit: float) -> None:
+    assert outcomes(ratio, 0.006, limit)[False] >= least
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.6, True), (0.5, False), (1.2, True)])
+def test_limits_below_and_far_above_one(limit: float, expected: bool) -> None:
+    assert outcomes(0.55, 0.01, limit) == {expected: 1.0}
+
+
+def test_a_limit_that_noise_hides_is_undecided() -> None:
+    assert outcomes(1.01, 0.2, 1.03)[None] >= 0.75
+
+
+def test_a_percentile_is_judged_by_the_share_of_runs_beyond_the_limit() -> None:
+    steady = [1.0] * 662
+    assert is_quantile_below(steady, 99, 2.0) is True
+    assert is_quantile_below([*steady, *[3.0] * 20], 99, 2.0) is False
+    assert is_quantile_below([*steady, *[3.0] * 6], 99, 2.0) is None
+    assert is_quantile_below([1.0] * 100, 99, 2.0) is None
+    assert is_quantile_below([1.0] * 100, 90, 2.0) is True
+    assert is_quantile_below([3.0] * 100, 99, 2.0) is False
