@@ -34,7 +34,7 @@ class Side:
     """One model of a comparison.
 
     Attributes:
-        p25_ms: 25th percentile over all runs of all processes: the figure that is compared, process by process.
+        p25_ms: 25th percentile over all runs of all processes.
         p50_ms: Median over the same.
         load_ms: Time to create the session, median over processes.
         first_run_ms: Time of the first run, median over processes.
@@ -55,7 +55,7 @@ class LatencyComparison:
 
     Attributes:
         decision: ``"faster"``, ``"slower"``, ``"same"`` (within the margin), or ``"inconclusive"``.
-        ratio: Candidate / reference, below 1 is faster: geometric mean over processes of the ratios of p25.
+        ratio: Candidate / reference, below 1 is faster: geometric mean over processes (``log_ratio``).
         median_ratio: Median over processes of the same.
         low: Lower end of the 90 % interval of the ratio.
         high: Upper end: with 95 % confidence the candidate is no slower than this.

@@ -1,11 +1,13 @@
 """From the times of several processes to a decision.
 
-Interleaved pairs in fresh processes, compared by a low quantile. On recorded traces of a heavily loaded machine five
-processes of 40 pairs told a 3 % slow-down in 99 % of the cases and raised a false alarm in 1 % (spread of the estimate
-0.4 points); two separate runs compared by their medians had 10 % false alarms and found 28 %. An interval within a
-single process is too narrow, since the placement of a session in memory alone changes its speed; hence one number a
-process. The interval over the processes must satisfy two rules at once: Student's t, and the sign interval for the
-median (order statistics), because a busy machine gives single processes that are far off, and t alone is then wrong.
+Interleaved pairs in fresh processes; one number a process: the median, over blocks of pairs, of the ratio of the
+fastest runs. What else a machine does only ever makes a run longer, in bursts: the minimum of a block drops the bursts,
+the pair drops slow drifts. On traces of two threads on two cores, one of them busy, this number has a spread of 1.3 to
+1.7 points over processes, the ratio of the 25th percentiles one of 8, the median of the pair ratios one of 3.5; on one
+thread all have 0.5 (``benchmarks/gate_statistic.py``). An interval within a single process is too narrow, since the
+placement of a session in memory alone changes its speed. The interval over the processes must satisfy two rules at
+once: Student's t, and the sign interval for the median (order statistics), because a busy machine gives single
+processes that are far off, and t alone is then wrong.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ CLEAR_CONFIDENCE = 0.99
 LEAST_PROCESSES = 3
 CLEAR_BY = 0.01
 """Smaller differences are never claimed: two sessions of one model differ by up to 1 % through memory layout."""
+BLOCK = 12
+"""Pairs of a block: enough that each side has a run which nothing else disturbed."""
+LEAST_BLOCKS = 5
 TOLERANCE = 1.02
 """A ratio this far below a limit, or further, is never reported to break it."""
 SAMPLES_FOR = {90: 64, 99: 662}
@@ -65,8 +70,9 @@ class Estimate:
 def log_ratio(reference: Sequence[float], candidate: Sequence[float], kinds: Sequence[Hashable]) -> float:
     """The log of the latency ratio candidate / reference within one process.
 
-    Each kind of sample (each set of input shapes) has its own 25th percentile; a side's latency is their sum, weighted
-    by how often the kind ran. With one kind this is the ratio of the 25th percentiles.
+    The pairs are cut into blocks; the ratio of a block is that of the two fastest runs in it, and the median over the
+    blocks is the result. Kinds of samples (sets of input shapes) have blocks of their own; their ratios are weighted by
+    the time that the reference spends on each.
 
     Args:
         reference: Times of the reference's runs.
@@ -76,11 +82,15 @@ def log_ratio(reference: Sequence[float], candidate: Sequence[float], kinds: Seq
     groups: dict[Hashable, list[int]] = {}
     for i, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(i)
-    low = [
-        sum(len(rows) * float(np.percentile([times[i] for i in rows], 25)) for rows in groups.values())
-        for times in (reference, candidate)
-    ]
-    return math.log(low[1] / low[0])
+    weights, ratios = list[float](), list[float]()
+    for rows in groups.values():
+        first, second = (np.asarray([times[i] for i in rows], np.float64) for times in (reference, candidate))
+        size = max(1, min(BLOCK, len(rows) // LEAST_BLOCKS))
+        count = len(rows) // size
+        lowest = [times[: count * size].reshape(count, size).min(axis=1) for times in (first, second)]
+        ratios.append(float(np.exp(np.median(np.log(lowest[1] / lowest[0])))))
+        weights.append(len(rows) * float(np.median(lowest[0])))
+    return math.log(float(np.average(ratios, weights=weights)))
 
 
 def estimate(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
