@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DROP",
     "PATH",
+    "Positive",
     "data_options",
     "finish",
     "inconclusive_option",
     "json_option",
+    "listed",
     "output_options",
     "progress",
+    "show",
     "source",
     "target",
     "target_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Convert = Callable[[Any, "click.Parameter | None", "click.Context | None"], Any]
 PATH = click.Path(path_type=Path)
 
 
@@ -49,6 +53,13 @@ class NonNegative(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Positive(NonNegative):
+    """A finite number above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
 
 
 MAX_DROP = NonNegative(min=0)
@@ -94,6 +105,23 @@ def output_options(function: F) -> F:
     """``-o OUT`` and what to do when the result fails its budget."""
     function = click.option("-o", "--output", type=PATH, metavar="OUT", help="Where the result goes.")(function)
     return click.option("--keep-failing", is_flag=True, help="Write the model even when it fails its budget.")(function)
+
+
+def listed(convert: Convert) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...]]:
+    """A callback that reads values with commas between them; the same value twice counts once, no option is ``()``.
+
+    Args:
+        convert: What makes a value of one item: ``click.INT.convert``, ...
+    """
+
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[Any, ...]:
+        items = [] if text is None else [item.strip() for item in text.split(",")]
+        if not all(items):
+            message = f"{text!r} is no list: give values with commas between them, as in 1,2"
+            raise click.BadParameter(message, ctx=context, param=parameter)
+        return tuple(dict.fromkeys(convert(item, parameter, context) for item in items))
+
+    return read
 
 
 def source(options: Mapping[str, Any]) -> Source:
@@ -150,17 +178,21 @@ def progress() -> Progress:
 
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
-    settings = click.get_current_context().ensure_object(Settings)
     code = report.exit_code
     if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
         code = (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
-    if settings.json:
-        click.echo(report.to_json(code))
-    else:
-        from rich.console import Console
-
-        from onnxopt.report.terminal import render
-
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)
+    show(report, click.get_current_context().ensure_object(Settings), code)
     return code
+
+
+def show(report: Report, settings: Settings, exit_code: int) -> None:
+    """Prints the report: as JSON, or for a terminal."""
+    if settings.json:
+        click.echo(report.to_json(exit_code))
+        return
+    from rich.console import Console
+
+    from onnxopt.report.terminal import render
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)

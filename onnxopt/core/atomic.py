@@ -90,8 +90,12 @@ def write_atomic(path: Path, payload: bytes) -> None:
         draft.commit(final)
 
 
-def check_writable(path: Path) -> Path:
+def check_writable(path: Path, *, option: str = "-o") -> Path:
     """The real path behind ``path`` when a result can be written there; call it before long work.
+
+    Args:
+        path: Where a result is to go.
+        option: The option that names it, for messages.
 
     Raises:
         OutputError: The folder is missing or not writable, or ``path`` is a folder or a special file.
@@ -105,11 +109,15 @@ def check_writable(path: Path) -> Path:
         raise _output_error(path, error) from error
     if mode is not None and not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
-        raise OutputError(f"the result cannot replace {kind}", where=str(path), fix="give a file name with -o")
+        raise OutputError(f"the result cannot replace {kind}", where=str(path), fix=f"give a file name with {option}")
     if not final.parent.is_dir():
-        raise OutputError("the output folder does not exist", where=str(final.parent), fix="create it, or change -o")
+        raise OutputError(
+            "the output folder does not exist", where=str(final.parent), fix=f"create it, or change {option}"
+        )
     if mode is not None and not os.access(final, os.W_OK):
-        raise OutputError("the file there is write-protected", where=str(path), fix="change -o or the permissions")
+        raise OutputError(
+            "the file there is write-protected", where=str(path), fix=f"change {option} or the permissions"
+        )
     with pending(final.parent):  # permissions alone do not tell: the file system may be read-only
         return final
 
@@ -131,5 +139,5 @@ def _output_error(path: Path, error: OSError) -> OutputError:
         where=str(path),
         fix="free some space or raise the limit, or write to another disk"
         if full
-        else "check the folder and its permissions, or change -o",
+        else "check the folder and its permissions, or write to another one",
     )
