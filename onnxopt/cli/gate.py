@@ -36,6 +36,7 @@ POSITIVE = NonNegative(min=0, min_open=True)
 @click.option("--max-size-mb", "size_mb", type=POSITIVE, metavar="X", help="Size on disk in 10^6 bytes.")
 @click.option("--max-memory-ratio", "memory_ratio", type=POSITIVE, metavar="X", help="Peak memory of the process.")
 @click.option("--max-cold-start-ms", "cold_start_ms", type=POSITIVE, metavar="X", help="Load and first run together.")
+@click.option("--rebaseline", is_flag=True, help="Measure the model of a stored baseline again, and replace it.")
 @data_options
 @target_options
 @inconclusive_option
@@ -51,6 +52,7 @@ def command(
     size_mb: float | None,
     memory_ratio: float | None,
     cold_start_ms: float | None,
+    rebaseline: bool,
     metric: str | None,
     output_name: str | None,
     inconclusive: str | None,
@@ -69,6 +71,7 @@ def command(
         metric=metric,
         output=output_name,
         target=target(shared),
+        rebaseline=rebaseline,
         progress=progress(),
     )
     return finish(report, inconclusive=inconclusive)
