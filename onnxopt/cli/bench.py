@@ -8,7 +8,7 @@ import click
 
 from onnxopt.cli.options import (
     PATH,
-    Positive,
+    POSITIVE,
     data_options,
     finish,
     inconclusive_option,
@@ -39,11 +39,11 @@ COUNTS = listed(click.IntRange(min=1).convert)
 @click.option("--batch", "batches", callback=COUNTS, metavar="N,...", help="Samples of a call; default: as the data.")
 @click.option("--threads", callback=COUNTS, metavar="N,...", help="Default: the cores allowed here.")
 @click.option("--allow-fallback", is_flag=True, help="Accept nodes that run on another provider.")
-@click.option("--rate", type=Positive(), metavar="Q", help="Queries a second that arrive at random (Server).")
+@click.option("--rate", type=POSITIVE, metavar="Q", help="Queries a second that arrive at random (Server).")
 @click.option(
     "--concurrency", type=click.IntRange(min=1), default=1, metavar="N", help="Queries at the same time (Offline)."
 )
-@click.option("--seconds", type=Positive(), metavar="S", help="At most S of timed runs in each process; default: 3.")
+@click.option("--seconds", type=POSITIVE, metavar="S", help="At most S of timed runs in each process; default: 3.")
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Timed runs that are enough; default: 662.")
 @click.option("--report", "output", type=PATH, metavar="FILE", help="Write the JSON report there, as a baseline.")
 @inconclusive_option

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DROP",
     "PATH",
-    "Positive",
+    "POSITIVE",
+    "NonNegative",
     "data_options",
     "finish",
     "inconclusive_option",
@@ -55,14 +56,8 @@ class NonNegative(click.FloatRange):
         return number
 
 
-class Positive(NonNegative):
-    """A finite number above 0."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
-
 MAX_DROP = NonNegative(min=0)
+POSITIVE = NonNegative(min=0, min_open=True)
 PIPE_WIDTH = 120
 """Columns of a table in a file or a CI log."""
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from onnxopt.commands.baseline import describe_specs
 from onnxopt.commands.common import Source, as_json, data_notes, open_data
 from onnxopt.commands.matrix import Entry, Matrix, Pair, Row, measured
 from onnxopt.commands.matrix_tables import matrix_tables
 from onnxopt.commands.matrix_verdict import is_overloaded, verdict
 from onnxopt.core.io import content_hash, data_files
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.query import TensorSpec, output_specs
+from onnxopt.core.query import output_specs
 from onnxopt.core.report import JSON, Interrupted, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import ModelError, OnnxoptError, ProviderError, UsageError
@@ -58,10 +59,11 @@ def bench(
         progress: Told of each process.
 
     Returns:
-        A report whose ``data`` is a baseline: ``environment``; ``models`` by title: ``sha256``, ``bytes``,
+        A report whose ``data`` is a baseline: ``environment``; ``models`` by title: ``file``, ``sha256``, ``bytes``,
         ``precision``, ``inputs`` and ``outputs`` as ``[name, dtype, shape]``; ``rows`` and ``comparisons``, each with
         ``model``, ``provider``, ``threads``, ``batch`` (null: the data as they are), its figures or null, and its
-        ``error`` or null; ``data``: ``fingerprint``, ``synthetic``, ``samples``.
+        ``error`` or null; a row also has the ``anchor`` that a gate needs, of a model that is measured alone;
+        ``data``: ``fingerprint``, ``synthetic``, ``samples``.
 
     Raises:
         UsageError: There is no model, or an option has no meaning.
@@ -127,11 +129,12 @@ def _report(
         "environment": block,
         "models": {
             entry.title: {
+                "file": entry.path.name,
                 "sha256": content_hash(entry.path),
                 "bytes": sizes[entry.title],
                 "precision": precisions[entry.title],
-                "inputs": [_signature(spec) for spec in entry.specs],
-                "outputs": [_signature(spec) for spec in output_specs(entry.model)],
+                "inputs": describe_specs(entry.specs),
+                "outputs": describe_specs(output_specs(entry.model)),
             }
             for entry in entries
         },
@@ -141,7 +144,7 @@ def _report(
     }
     shown = [(key, _text(value)) for key, value in block.items() if key not in OF_A_ROW]
     tables = (*matrix_tables(rows, pairs, precisions, sizes), Table("Environment", ("", ""), tuple(shown)))
-    notes = (*_overloads(rows), *data_notes(data))
+    notes = (*_overloads(rows), *_noise(rows), *data_notes(data))
     return Report("bench", verdict(rows, pairs), document, tables, notes)
 
 
@@ -157,10 +160,10 @@ def _place(item: Row | Pair) -> dict[str, JSON]:
 
 def _figures(row: Row) -> dict[str, JSON]:
     if isinstance(row.outcome, OnnxoptError):
-        return {"measurement": None, "error": _error(row.outcome)}
+        return {"measurement": None, "error": _error(row.outcome), "anchor": None}
     figures = asdict(row.outcome)
     del figures["times_ms"]
-    return {"measurement": figures, "error": None}
+    return {"measurement": figures, "error": None, "anchor": None if row.anchor is None else as_json(row.anchor)}
 
 
 def _ratios(pair: Pair) -> dict[str, JSON]:
@@ -173,16 +176,21 @@ def _error(error: OnnxoptError) -> dict[str, JSON]:
     return {"what": error.what, "where": error.where, "fix": error.fix}
 
 
-def _signature(spec: TensorSpec) -> list[JSON]:
-    return [spec.name, None if spec.dtype is None else spec.dtype.name, None if spec.shape is None else [*spec.shape]]
-
-
 def _overloads(rows: Sequence[Row]) -> list[Note]:
     reason = "queries wait longer and longer: the latencies depend on how long was measured, not on the model alone"
     return [
         Note(f"{row.entry.title} ({row.configuration})", "overloaded", reason)
         for row in rows
         if isinstance(row.outcome, Measurement) and is_overloaded(row.outcome)
+    ]
+
+
+def _noise(rows: Sequence[Row]) -> list[Note]:
+    reason = "two sessions of this same model differ by {:.2g} % (standard deviation over processes)"
+    return [
+        Note(row.entry.title, "noise floor", reason.format(100 * row.anchor.spread))
+        for row in rows
+        if row.anchor is not None
     ]
 
 

@@ -13,6 +13,7 @@ from onnxopt.core.query import Model, TensorSpec, input_specs
 from onnxopt.data.batch import batch_size, batches, bounded
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError, OnnxoptError, UsageError, nearest
+from onnxopt.measurement.anchor import Anchor, measure_anchor
 from onnxopt.measurement.job import Load
 from onnxopt.measurement.measure import PROCESSES, Measurement, measure
 from onnxopt.measurement.paired import MOST_PROCESSES, LatencyComparison, compare_latency
@@ -24,6 +25,7 @@ __all__ = ["Configuration", "Entry", "Matrix", "Pair", "Row", "measured"]
 CALLS = 16
 """Calls that the models are measured on, in turn."""
 COMPARISON_STEPS = MOST_PROCESSES + 2
+ANCHOR_STEPS = 5
 LEAST_QUERIES = 8
 """Queries of one process below which a rate tells nothing."""
 
@@ -126,11 +128,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One model in one configuration: its figures, or why there are none."""
+    """One model in one configuration: its figures, or why there are none.
+
+    Attributes:
+        entry: The model.
+        configuration: Where and how it ran.
+        outcome: Its figures, or why there are none.
+        anchor: What a later run can be held to; only of a model that is measured alone, in one configuration.
+    """
 
     entry: Entry
     configuration: Configuration
     outcome: Measurement | OnnxoptError
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,12 @@ def measured(entries: Sequence[Entry], matrix: Matrix, data: Dataset, progress: 
     samples = bounded((sample.feeds for sample in data), most)
     further = entries[1:]
     total = len(matrix.configurations) * (len(entries) * PROCESSES + len(further) * COMPARISON_STEPS)
+    if len(entries) == len(matrix.configurations) == 1 and matrix.load.is_single_stream:
+        steps = PROCESSES + ANCHOR_STEPS
+        with progress.task("all rows", steps) as advance, _share(progress, advance, steps) as part:
+            row = _anchored(entries[0], matrix, samples, part)
+        yield row
+        return
     with progress.task("all rows and comparisons", total) as advance:
         for configuration in matrix.configurations:
             rows: list[Row] = []
@@ -180,6 +196,21 @@ def _measurement(
         )
     except OnnxoptError as error:
         return error
+
+
+def _anchored(entry: Entry, matrix: Matrix, samples: Sequence[Feeds], progress: Progress) -> Row:
+    configuration = matrix.configurations[0]
+    found = _measurement(entry, configuration, matrix, samples, progress)
+    if isinstance(found, OnnxoptError):
+        return Row(entry, configuration, found)
+    try:
+        feeds = _feeds(entry, configuration, samples)
+        anchor = measure_anchor(
+            entry.path, feeds, configuration.target, processes=ANCHOR_STEPS, seed=matrix.seed, progress=progress
+        )
+    except OnnxoptError as error:
+        return Row(entry, configuration, error)
+    return Row(entry, configuration, found, anchor)
 
 
 def _comparison(

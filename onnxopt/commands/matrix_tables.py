@@ -32,15 +32,16 @@ def matrix_tables(
     done = [(row, row.outcome) for row in rows if isinstance(row.outcome, Measurement)]
     found: list[Table] = []
     if done:
-        keys = [_key(r.entry, r.configuration, m, precisions) for r, m in done]
-        lines = [({**k, "scenario": m.scenario}, _latency(m)) for k, (_, m) in zip(keys, done, strict=True)]
+        keys = [_key(r.entry, r.configuration, m) for r, m in done]
+        kinds = [{"precision": precisions[r.entry.title], "scenario": m.scenario} for r, m in done]
+        lines = [({**k, **kind}, _latency(m)) for k, kind, (_, m) in zip(keys, kinds, done, strict=True)]
         found.append(_table("Latency", lines))
         has_device = any(m.device_mb is not None for _, m in done)
         costs = [_cost(m, sizes[r.entry.title], has_device) for r, m in done]
         found.append(_table("Start, copies, memory", list(zip(keys, costs, strict=True))))
     compared = [(p, p.outcome) for p in pairs if isinstance(p.outcome, LatencyComparison)]
     if compared:
-        lines = [(_key(p.entry, p.configuration, None, precisions), _ratio(c)) for p, c in compared]
+        lines = [(_key(p.entry, p.configuration), _ratio(c)) for p, c in compared]
         title = f"Against {compared[0][0].reference.title}, interleaved in fresh processes, one call after the other"
         found.append(_table(title, lines))
     failed = [item for item in (*rows, *pairs) if isinstance(item.outcome, OnnxoptError)]
@@ -49,15 +50,12 @@ def matrix_tables(
     return tuple(found)
 
 
-def _key(
-    entry: Entry, configuration: Configuration, found: Measurement | None, precisions: Mapping[str, str]
-) -> dict[str, Cell]:
+def _key(entry: Entry, configuration: Configuration, found: Measurement | None = None) -> dict[str, Cell]:
     batch: Cell = configuration.batch
     if batch is None and found is not None:
         batch = int(found.batch_size) if found.batch_size.is_integer() else f"{found.batch_size:.4g} (mean)"
     return {
         "model": entry.title,
-        "precision": precisions[entry.title],
         "provider": provider(configuration.target.provider).short,
         "batch": batch,
         "threads": configuration.target.threads,

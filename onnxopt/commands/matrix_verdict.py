@@ -30,7 +30,7 @@ def verdict(rows: Sequence[Row], pairs: Sequence[Pair]) -> Verdict:
     broken = [p for p in pairs if isinstance(p.outcome, OnnxoptError)]
     lost = [p for p in broken if not reached & {p.entry.title, p.reference.title}]
     swamped = [r for r in rows if isinstance(r.outcome, Measurement) and is_overloaded(r.outcome)]
-    measured = [(row, row.outcome) for row in rows if isinstance(row.outcome, Measurement)]
+    measured = [(row, row.outcome) for row in rows if isinstance(row.outcome, Measurement) and row not in swamped]
     compared = [(pair, pair.outcome) for pair in pairs if isinstance(pair.outcome, LatencyComparison)]
     parts = [
         *_failures(failed, f"of {len(rows)} rows not measured"),
@@ -69,13 +69,19 @@ def _overload(row: Row) -> str:
 
 def _figures(measured: Sequence[tuple[Row, Measurement]]) -> list[str]:
     if len(measured) <= 1:
-        return [f"{row.entry.title}: p50 {m.p50_ms:.4g} ms over {m.n} runs" for row, m in measured]
+        return [f"{row.entry.title}{_arrivals(m)}: p50 {m.p50_ms:.4g} ms over {m.n} runs" for row, m in measured]
     quick = min(measured, key=lambda item: item[1].p50_ms)
     busy = max(measured, key=lambda item: item[1].throughput)
     return [
         f"lowest p50 {quick[1].p50_ms:.4g} ms: {_label(quick[0])}",
         f"most samples {busy[1].throughput:.4g}/s: {_label(busy[0])}",
     ]
+
+
+def _arrivals(found: Measurement) -> str:
+    if found.rate is None or found.utilization is None:
+        return ""
+    return f" at {found.rate:g} queries/s (utilization {found.utilization:.2f})"
 
 
 def _comparisons(compared: Sequence[tuple[Pair, LatencyComparison]]) -> list[str]:

@@ -65,7 +65,7 @@ def test_every_combination_is_a_row_and_a_comparison(
 def test_cells_say_how_many_runs_are_missing(mlp_model: Path, mlp_npz: Path, invoke: Invoke) -> None:
     outcome = invoke("bench", mlp_model, "--data", mlp_npz, "--threads", 1, *QUICK)
     assert outcome.code == 0
-    assert "SingleStream" in outcome.out and "float32, cpu, batch 1, threads 1" in outcome.out
+    assert "SingleStream" in outcome.out and "cpu, batch 1, threads 1, float32, SingleStream" in outcome.out
     found = invoke("--json", "bench", mlp_model, "--data", mlp_npz, "--threads", 1, *QUICK).document
     table = next(t for t in found["tables"] if t["title"].startswith("Latency"))
     measurement = found["data"]["rows"][0]["measurement"]
