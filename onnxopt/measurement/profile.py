@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.core.io import load
+from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.core.query import Model, label
 from onnxopt.measurement.attribution import attribute
 from onnxopt.measurement.env import settle_spinning
 from onnxopt.measurement.job import Subject
@@ -104,7 +105,7 @@ def profile(
         tempfile.TemporaryDirectory(prefix="onnxopt-profile-") as folder,
         (progress or SilentProgress()).task(f"profiling {path.name}", 1) as advance,
     ):
-        subject = Subject(str(path.resolve()), settle_spinning(target, paired=False))
+        subject = Subject(str(_named(model, path, Path(folder)).resolve()), settle_spinning(target, paired=False))
         trace = Laboratory(Path(folder), spread(feeds, runs)).trace(subject, runs)
         optimized = None if trace.optimized is None else Path(trace.optimized)
         behind = attribute(model, trace.kernels, optimized)
@@ -114,6 +115,19 @@ def profile(
         for labels, k in zip(behind, trace.kernels, strict=True)
     )
     return Profile(times, trace.runs, trace.run_us / 1e3, _notes(target, is_mapped=optimized is not None))
+
+
+def _named(model: Model, path: Path, folder: Path) -> Path:
+    """The file of the model, or one in ``folder`` where nodes without a name are called by their labels."""
+    nameless = [node for node in model.graph if not node.name]
+    if not nameless:
+        return path
+    for node in nameless:
+        node.name = label(node)
+    copy = folder / "model"
+    copy.mkdir()
+    save(model, copy / path.name)
+    return copy / path.name
 
 
 def _notes(target: Target, *, is_mapped: bool) -> tuple[str, ...]:
