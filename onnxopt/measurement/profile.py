@@ -20,6 +20,8 @@ from onnxopt.run.target import Target, provider
 __all__ = ["NodeTime", "Profile", "profile"]
 
 ASYNCHRONOUS = ("cuda", "tensorrt", "directml")
+COARSE_MS = 0.005
+"""Mean time of a kernel below which microseconds are too long a unit."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def profile(
         NodeTime(labels, k.op, k.time_us / 1e3, k.provider, k.name)
         for labels, k in zip(behind, trace.kernels, strict=True)
     )
-    return Profile(times, trace.runs, trace.run_us / 1e3, _notes(target, is_mapped=optimized is not None))
+    notes = _notes(target, times, is_mapped=optimized is not None)
+    return Profile(times, trace.runs, trace.run_us / 1e3, notes)
 
 
 def _named(model: Model, path: Path, folder: Path) -> Path:
@@ -130,8 +133,10 @@ def _named(model: Model, path: Path, folder: Path) -> Path:
     return copy / path.name
 
 
-def _notes(target: Target, *, is_mapped: bool) -> tuple[str, ...]:
+def _notes(target: Target, times: Sequence[NodeTime], *, is_mapped: bool) -> tuple[str, ...]:
     notes: list[str] = []
+    if sum(t.time_ms for t in times) < COARSE_MS * len(times):
+        notes.append("most kernels take few microseconds, and ONNX Runtime counts whole ones: shares are rough")
     if not is_mapped:
         notes.append("ONNX Runtime cannot write the graph it runs here: nodes are found by name only")
     if provider(target.provider).short in ASYNCHRONOUS:

@@ -7,7 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxopt.core.io import load
+from onnxopt.measurement.attribution import attribute
 from onnxopt.measurement.profile import Profile, profile
+from onnxopt.measurement.trace import Kernel
 from onnxopt.run.target import Target
 
 ONE = Target(threads=1)
@@ -221,3 +224,9 @@ def test_nodes_without_names_are_told_apart(tmp_path: Path, external: bool) -> N
     found = profile(path, [rows()], ONE, runs=3)
     assert [t.nodes for t in found.times] == [("MatMul->a",), ("MatMul->b",), ("MatMul->y",)]
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_without_the_executed_graph_only_names_tell(tmp_path: Path) -> None:
+    onnx.save(branching(fixed=False), tmp_path / "m.onnx")
+    kernels = [Kernel(name, "Mul", "CPUExecutionProvider", 1.0) for name in ("mix", "inner", "compiled_0")]
+    assert attribute(load(tmp_path / "m.onnx"), kernels, None) == [("mix",), ("inner",), ()]
