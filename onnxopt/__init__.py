@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from onnxopt.commands.common import Source
     from onnxopt.commands.compare import compare
     from onnxopt.commands.demo import demo
+    from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
+    from onnxopt.commands.limits import Limits
     from onnxopt.commands.optimize import optimize
     from onnxopt.commands.quantize import quantize
     from onnxopt.core.io import load, save
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from onnxopt.run.target import Target
 
 _HOMES = {
+    "Limits": "commands.limits",
     "Model": "core.query",
     "OnnxoptError": "errors",
     "Report": "core.report",
@@ -37,6 +40,7 @@ _HOMES = {
     "bench": "commands.bench",
     "compare": "commands.compare",
     "demo": "commands.demo",
+    "gate": "commands.gate",
     "inspect": "commands.inspect",
     "load": "core.io",
     "optimize": "commands.optimize",
@@ -45,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Limits",
     "Model",
     "OnnxoptError",
     "Report",
@@ -53,6 +58,7 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "gate",
     "inspect",
     "load",
     "optimize",

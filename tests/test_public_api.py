@@ -6,6 +6,7 @@ import sys
 import onnxopt
 
 NAMES = {
+    "Limits",
     "Model",
     "OnnxoptError",
     "Report",
@@ -14,6 +15,7 @@ NAMES = {
     "bench",
     "compare",
     "demo",
+    "gate",
     "inspect",
     "load",
     "optimize",
