@@ -60,7 +60,7 @@ class Pending:
 
 
 @contextmanager
-def pending(folder: Path, option: str = "-o") -> Generator[Pending]:
+def pending(folder: Path, *, option: str = "-o") -> Generator[Pending]:
     """A pending file in ``folder``; what is not committed is removed.
 
     Args:
@@ -82,7 +82,7 @@ def pending(folder: Path, option: str = "-o") -> Generator[Pending]:
         raise _output_error(folder, error, option) from error
 
 
-def write_atomic(path: Path, payload: bytes, option: str = "-o") -> None:
+def write_atomic(path: Path, payload: bytes, *, option: str = "-o") -> None:
     """Writes ``payload`` to ``path`` in one step; links are followed, special files are refused.
 
     Args:
@@ -93,13 +93,13 @@ def write_atomic(path: Path, payload: bytes, option: str = "-o") -> None:
     Raises:
         OutputError: The path cannot be written, or the disk is full.
     """
-    final = check_writable(path, option)
-    with pending(final.parent, option) as draft:
+    final = check_writable(path, option=option)
+    with pending(final.parent, option=option) as draft:
         draft.file.write(payload)
         draft.commit(final)
 
 
-def check_writable(path: Path, option: str = "-o") -> Path:
+def check_writable(path: Path, *, option: str = "-o") -> Path:
     """The real path behind ``path`` when a result can be written there; call it before long work.
 
     Args:
@@ -127,7 +127,7 @@ def check_writable(path: Path, option: str = "-o") -> Path:
         raise OutputError(
             "the file there is write-protected", where=str(path), fix=f"change {option} or the permissions"
         )
-    with pending(final.parent, option):  # permissions alone do not tell: the file system may be read-only
+    with pending(final.parent, option=option):  # permissions alone do not tell: the file system may be read-only
         return final
 
 

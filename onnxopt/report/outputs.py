@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxopt.core.atomic import check_writable, write_atomic
 from onnxopt.core.report import Report
-from onnxopt.errors import OnnxoptError, OutputError, UsageError
+from onnxopt.errors import InputError, OnnxoptError, OutputError, UsageError
 from onnxopt.report.annotations import append_summary, check_annotations, error_annotation, print_annotations
 from onnxopt.report.junit import junit, junit_error
 from onnxopt.report.markdown import markdown, markdown_error
@@ -17,7 +17,12 @@ __all__ = ["check_outputs", "write_error", "write_outputs"]
 
 
 def check_outputs(
-    *, junit_path: Path | None, markdown_path: Path | None, report_path: Path | None, inputs: Iterable[str | Path]
+    *,
+    junit_path: Path | None,
+    markdown_path: Path | None,
+    report_path: Path | None,
+    models: Iterable[Path],
+    others: Iterable[str | Path | None] = (),
 ) -> None:
     """Finds out, before anything is measured, whether the files can be written.
 
@@ -25,17 +30,19 @@ def check_outputs(
         junit_path: ``--junit``.
         markdown_path: ``--markdown``.
         report_path: ``--report``.
-        inputs: Every file that is read: models with their data files, the baseline, data, settings.
+        models: The models that are read; their data files are inputs too.
+        others: More that is read: data, settings.
 
     Raises:
         UsageError: A file is an input, or named twice.
         OutputError: A file cannot be written.
     """
+    inputs = [file for model in models for file in _files(model)] + [path for path in others if path is not None]
     taken = {Path(os.path.realpath(path)): "an input; inputs are never changed" for path in inputs}
     for option, path in (("--junit", junit_path), ("--markdown", markdown_path), ("--report", report_path)):
         if path is None:
             continue
-        final = check_writable(path, option)
+        final = check_writable(path, option=option)
         if final in taken:
             raise UsageError(
                 f"the output is {taken[final]}", where=f"{option} {path}", fix=f"give another name with {option}"
@@ -88,12 +95,21 @@ def write_error(error: OnnxoptError, *, junit_path: Path | None, markdown_path: 
     )
 
 
+def _files(model: Path) -> tuple[Path, ...]:
+    from onnxopt.core.io import data_files
+
+    try:
+        return data_files(model)
+    except InputError:  # a stored baseline, or one that the gate will explain
+        return (model,)
+
+
 def _write_all(*files: tuple[str, Path | None, str]) -> None:
     errors: list[OutputError] = []
     for option, path, text in files:
         if path is not None:
             try:
-                write_atomic(path, text.encode(), option)
+                write_atomic(path, text.encode(), option=option)
             except OutputError as error:
                 errors.append(error)
     if errors:

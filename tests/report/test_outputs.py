@@ -10,6 +10,7 @@ import pytest
 from onnxopt.core.report import Report, Status
 from onnxopt.errors import ModelError, OutputError, UsageError
 from onnxopt.report.outputs import check_outputs, write_error, write_outputs
+from tests.cli.sample_models import mlp, write_external
 from tests.report.gates import HOSTILE, check, gate_report
 
 REPORT = gate_report([check(Status.INCONCLUSIVE, name=name, reason=name) for name in HOSTILE])
@@ -76,7 +77,11 @@ def test_an_error_reaches_the_same_places(
 def check_places(tmp_path: Path, junit: str | None, markdown: str | None, report: str | None, *inputs: str) -> None:
     paths = [None if name is None else tmp_path / name for name in (junit, markdown, report)]
     check_outputs(
-        junit_path=paths[0], markdown_path=paths[1], report_path=paths[2], inputs=[tmp_path / name for name in inputs]
+        junit_path=paths[0],
+        markdown_path=paths[1],
+        report_path=paths[2],
+        models=[tmp_path / name for name in inputs],
+        others=[None, str(tmp_path / "data.npz")],
     )
 
 
@@ -87,10 +92,10 @@ def test_good_places_are_left_as_they_are(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["old.xml"]
 
 
-@pytest.mark.parametrize("spelling", ["ref.onnx", "./ref.onnx", "link", "folder/ref.onnx"])
+@pytest.mark.parametrize("spelling", ["ref.onnx", "./ref.onnx", "link", "folder/ref.onnx", "ref.data", "data.npz"])
 @pytest.mark.parametrize("option", [0, 1, 2])
 def test_an_input_is_never_an_output(spelling: str, option: int, tmp_path: Path) -> None:
-    (tmp_path / "ref.onnx").write_bytes(b"model")
+    write_external(mlp(), tmp_path / "ref.onnx", "ref.data")
     (tmp_path / "link").symlink_to("ref.onnx")
     (tmp_path / "folder").symlink_to(".")
     outputs: list[str | None] = [None, None, None]
