@@ -38,6 +38,7 @@ POSITIVE = NonNegative(min=0, min_open=True)
 @click.option("--max-size-mb", "size_mb", type=POSITIVE, metavar="X", help="Size on disk in 10^6 bytes.")
 @click.option("--max-memory-ratio", "memory_ratio", type=POSITIVE, metavar="X", help="Peak memory of the process.")
 @click.option("--max-cold-start-ms", "cold_start_ms", type=POSITIVE, metavar="X", help="Load and first run together.")
+@click.option("--rebaseline", is_flag=True, help="Measure the model of a stored baseline again, and replace it.")
 @click.option("--junit", "junit_path", type=PATH, metavar="FILE", help="Write JUnit XML there.")
 @click.option(
     "--markdown", "markdown_path", type=PATH, metavar="FILE", help="Write a comment for a pull request there."
@@ -58,6 +59,7 @@ def command(
     size_mb: float | None,
     memory_ratio: float | None,
     cold_start_ms: float | None,
+    rebaseline: bool,
     junit_path: Path | None,
     markdown_path: Path | None,
     report_path: Path | None,
@@ -88,6 +90,7 @@ def command(
             data,
             metric=metric,
             output=output_name,
+            rebaseline=rebaseline,
             target=target(shared),
             progress=progress(),
         )

@@ -135,7 +135,7 @@ class Evidence:
 
     def _drop(self, limit: float) -> Check:
         found = self._compare()
-        name, bound = f"drop of {found.metric}", found.drop_bound
+        name, bound = "accuracy drop", found.drop_bound
         if all(d.share_equal == 1 and not d.resized for d in found.drift):
             return Check(name, Status.PASS, 0.0, None, None, limit, "", "all outputs are equal on these data")
         text = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}, drop {found.drop:.4g}"

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxopt.commands.baseline import StoredBaseline, is_stored, read_baseline
+from onnxopt.commands.bench import bench
 from onnxopt.commands.checks import Check, conclude
 from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, open_data, open_model
 from onnxopt.commands.evidence import Evidence
 from onnxopt.commands.limits import Limits
+from onnxopt.core.atomic import write_atomic
 from onnxopt.core.io import content_hash
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Note, Report, Status, Table
 from onnxopt.data.dataset import Dataset
-from onnxopt.errors import ModelError, UsageError
+from onnxopt.errors import InputError, ModelError, UsageError
 from onnxopt.evaluate.interface import interface_difference
 from onnxopt.measurement.env import environment
 from onnxopt.run.session import open_session
@@ -35,6 +37,7 @@ def gate(
     metric: str | None = None,
     output: str | None = None,
     target: Target | None = None,
+    rebaseline: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Checks each limit; the report fails when one is broken, and is inconclusive when one stays undecided.
@@ -48,6 +51,7 @@ def gate(
         metric: Name of the metric; default: the one that fits outputs and labels.
         output: Name of the output that the metric judges.
         target: Where the models run.
+        rebaseline: Measure the model of a stored baseline again first, and replace the baseline.
         progress: Told of each step.
 
     Raises:
@@ -58,10 +62,18 @@ def gate(
     model = open_model(candidate, target)
     block = environment(target)
     stored = read_baseline(baseline) if is_stored(baseline) else None
+    if stored is None and rebaseline:
+        raise UsageError(
+            "the baseline is a model, which is measured in every run",
+            where="--rebaseline",
+            fix="leave --rebaseline out",
+        )
     if stored is None:
         reference: Path | None = baseline
         data = _paired(candidate, baseline, source, target)
     else:
+        if rebaseline:
+            stored = _measure_again(stored, candidate, source, target, progress)
         stored.check_machine(block)
         stored.check_model(candidate, model)
         reference = stored.reference(candidate)
@@ -111,6 +123,22 @@ def _paired(candidate: Path, reference: Path, source: Source, target: Target) ->
             fix="give a baseline with the same inputs and outputs",
         )
     return open_data(source, reference, model, target)
+
+
+def _measure_again(
+    stored: StoredBaseline, candidate: Path, source: Source, target: Target, progress: Progress | None
+) -> StoredBaseline:
+    """The baseline after its model was measured again; the file is replaced."""
+    reference = stored.reference(candidate)
+    if reference is None:
+        raise InputError(
+            f"there is nothing to measure again: {stored.file} does not lie beside the baseline",
+            where=str(stored.path),
+            fix=f"put {stored.file} beside it, or give the reference model itself: --baseline REF.onnx",
+        )
+    report = bench([reference], source, target=target, progress=progress)
+    write_atomic(stored.path, report.to_json().encode(), option="--baseline")
+    return read_baseline(stored.path)
 
 
 def _check_possible(limits: Limits, reference: Path | None, stored: StoredBaseline) -> None:
