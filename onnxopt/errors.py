@@ -33,6 +33,7 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "nearest",
+    "one_line",
     "printable",
 ]
 
@@ -108,6 +109,11 @@ class NothingChangedError(OnnxoptError):
 def printable(text: str) -> str:
     """``text`` with control characters spelled out: names in a model must not steer the terminal."""
     return UNPRINTABLE.sub(_spelled, text)
+
+
+def one_line(text: str) -> str:
+    """``printable`` without line breaks: CI systems take what begins a line for a command (``::error::``)."""
+    return " ".join(line.strip() for line in printable(text).split("\n"))
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

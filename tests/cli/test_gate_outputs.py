@@ -53,6 +53,22 @@ def test_github_reads_stderr_and_stdout_stays_one_document(
     assert "**PASS**" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
 
+def test_a_hostile_name_is_no_command(
+    invoke: Invoke, mlp_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    name = "a]]>|`\n::error::mine\n##[error]mine.onnx"
+    model = mlp_model.rename(tmp_path / name)
+    junit = tmp_path / "j.xml"
+    kept = invoke("gate", model, "--baseline", model, "--max-size-mb", 1, "--junit", junit)
+    refused = invoke("gate", model, "--baseline", tmp_path / "\n::error::mine", "--max-size-mb", 1)
+    assert (kept.code, refused.code) == (0, 3)
+    lines = [line.strip() for o in (kept, refused) for line in (o.out + o.err).splitlines()]
+    commands = [line for line in lines if line.startswith(("::", "##["))]
+    assert [line.partition("::")[2].split(" ")[0] for line in commands] == ["notice", "error"]
+    assert {p.attrib["value"] for p in ET.parse(junit).iter("property")} >= {name}
+
+
 def test_bad_input_is_an_error_in_the_files_too(
     invoke: Invoke, mlp_model: Path, files: list[object], tmp_path: Path
 ) -> None:

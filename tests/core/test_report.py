@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
-from onnxopt.errors import InputError, nearest, printable
+from onnxopt.errors import InputError, nearest, one_line, printable
 
 CELLS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 TABLES = st.builds(
@@ -71,6 +71,11 @@ def test_printable_text_holds_no_control_characters(text: str) -> None:
 
 def test_unprintable_characters_are_spelled() -> None:
     assert printable("\x00\r\x9f\udcff\uffff\n\t") == "\\x00\\x0d\\x9f\\udcff\\uffff\n\t"
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_one_line_is_one_line(text: str) -> None:
+    assert len((one_line(text) or "-").split("\n")) == 1
 
 
 def test_the_nearest_names() -> None:
