@@ -26,6 +26,7 @@ COUNTS = listed(click.IntRange(min=1).convert)
 
 @click.command("bench")
 @click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option("--profile", is_flag=True, help="Where the time goes: by kernel, by node, by region against the first.")
 @data_options
 @click.option(
     "--providers",
@@ -59,6 +60,7 @@ def command(
     seconds: float | None,
     runs: int | None,
     output: Path | None,
+    profile: bool,
     inconclusive: str | None,
     **shared: object,
 ) -> int:
@@ -88,8 +90,9 @@ def command(
         load=Load(concurrency, rate),
         seconds=seconds or MEASURED_SECONDS,
         runs=runs or MEASURED_RUNS,
+        with_profile=profile,
         progress=progress(),
     )
     if output is not None:
-        write_atomic(output, report.to_json().encode())
+        write_atomic(output, report.to_json().encode(), option="--report")
     return finish(report, inconclusive=inconclusive)

@@ -24,6 +24,7 @@ __all__ = [
     "POSITIVE",
     "NonNegative",
     "data_options",
+    "exit_code",
     "finish",
     "inconclusive_option",
     "json_option",
@@ -171,19 +172,24 @@ def progress() -> Progress:
     return TerminalProgress(quiet=settings.verbosity < 0)
 
 
+def exit_code(report: Report, inconclusive: str | None) -> int:
+    """The exit code for the verdict; ``inconclusive`` is what ``--inconclusive`` says."""
+    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
+        return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
+    return report.exit_code
+
+
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
-    code = report.exit_code
-    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
-        code = (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
+    code = exit_code(report, inconclusive)
     show(report, click.get_current_context().ensure_object(Settings), code)
     return code
 
 
-def show(report: Report, settings: Settings, exit_code: int) -> None:
+def show(report: Report, settings: Settings, code: int) -> None:
     """Prints the report: as JSON, or for a terminal."""
     if settings.json:
-        click.echo(report.to_json(exit_code))
+        click.echo(report.to_json(code))
         return
     from rich.console import Console
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from onnxopt.commands.baseline import describe_specs
 from onnxopt.commands.common import Source, as_json, data_notes, open_data
-from onnxopt.commands.matrix import Entry, Matrix, Pair, Row, measured
+from onnxopt.commands.matrix import Entry, Matrix, Pair, Row, calls, measured
 from onnxopt.commands.matrix_tables import matrix_tables
 from onnxopt.commands.matrix_verdict import is_overloaded, verdict
+from onnxopt.commands.profile_tables import Profiling, profile_models
 from onnxopt.core.io import content_hash, data_files
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import output_specs
@@ -40,6 +41,7 @@ def bench(
     load: Load | None = None,
     seconds: float = MEASURED_SECONDS,
     runs: int = MEASURED_RUNS,
+    with_profile: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Latency, memory and start of each model in each configuration, and the paired ratio of all others to the first.
@@ -56,6 +58,7 @@ def bench(
         load: Queries at the same time (Offline) or their Poisson arrivals (Server); default: one after the other.
         seconds: Longest time of timed runs in each of the processes of a row.
         runs: Timed runs of a row that are enough.
+        with_profile: Also where the time goes in the first configuration, by node, and by region against the first.
         progress: Told of each process.
 
     Returns:
@@ -87,21 +90,25 @@ def bench(
     data = _open(source, entries[0], matrix)
     rows: list[Row] = []
     pairs: list[Pair] = []
+    profiled = Profiling({}, (), ())
+    progress = progress or SilentProgress()
     try:
-        for found in measured(entries, matrix, data, progress or SilentProgress()):
+        for found in measured(entries, matrix, data, progress):
             if isinstance(found, Row):
                 rows.append(found)
             else:
                 pairs.append(found)
+        if with_profile:
+            profiled = _profile(entries, matrix, data, progress)
     except KeyboardInterrupt as stop:
-        report = _report(entries, matrix, data, rows, pairs)
+        report = _report(entries, matrix, data, rows, pairs, profiled)
         done = f"interrupted after {len(rows)} of {len(entries) * len(matrix.configurations)} rows"
         reason = "; ".join(filter(None, (done, report.verdict.reason)))
         raise Interrupted(replace(report, verdict=Verdict(Status.INTERRUPTED, reason))) from stop
     errors = {row.outcome.args: row.outcome for row in rows if isinstance(row.outcome, OnnxoptError)}
     if len(errors) == 1 and all(isinstance(row.outcome, OnnxoptError) for row in rows):
         raise next(iter(errors.values()))
-    return _report(entries, matrix, data, rows, pairs)
+    return _report(entries, matrix, data, rows, pairs, profiled)
 
 
 def _open(source: Source, entry: Entry, matrix: Matrix) -> Dataset:
@@ -119,8 +126,23 @@ def _open(source: Source, entry: Entry, matrix: Matrix) -> Dataset:
     raise refusals[0]
 
 
+def _profile(entries: Sequence[Entry], matrix: Matrix, data: Dataset, progress: Progress) -> Profiling:
+    """Profiles in the first configuration; a note where the first model cannot be profiled."""
+    first = matrix.configurations[0]
+    try:
+        feeds = calls(entries[0], first, data)
+        return profile_models({entry.title: entry.path for entry in entries}, feeds, first.target, progress=progress)
+    except OnnxoptError as error:
+        return Profiling({}, (), (Note(entries[0].title, "not profiled", error.what),))
+
+
 def _report(
-    entries: Sequence[Entry], matrix: Matrix, data: Dataset, rows: Sequence[Row], pairs: Sequence[Pair]
+    entries: Sequence[Entry],
+    matrix: Matrix,
+    data: Dataset,
+    rows: Sequence[Row],
+    pairs: Sequence[Pair],
+    profiled: Profiling,
 ) -> Report:
     block = environment(matrix.configurations[0].target)
     precisions = {entry.title: precision(entry.model) for entry in entries}
@@ -141,10 +163,15 @@ def _report(
         "rows": [{**_place(row), "precision": precisions[row.entry.title], **_figures(row)} for row in rows],
         "comparisons": [{**_place(pair), "reference": pair.reference.title, **_ratios(pair)} for pair in pairs],
         "data": {"fingerprint": data.fingerprint(), "synthetic": data.synthetic, "samples": len(data)},
+        **profiled.data,
     }
     shown = [(key, _text(value)) for key, value in block.items() if key not in OF_A_ROW]
-    tables = (*matrix_tables(rows, pairs, precisions, sizes), Table("Environment", ("", ""), tuple(shown)))
-    notes = (*_overloads(rows), *_noise(rows), *data_notes(data))
+    tables = (
+        *matrix_tables(rows, pairs, precisions, sizes),
+        *profiled.tables,
+        Table("Environment", ("", ""), tuple(shown)),
+    )
+    notes = (*_overloads(rows), *_noise(rows), *data_notes(data), *profiled.notes)
     return Report("bench", verdict(rows, pairs), document, tables, notes)
 
 

@@ -20,7 +20,7 @@ from onnxopt.measurement.paired import MOST_PROCESSES, LatencyComparison, compar
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target, provider
 
-__all__ = ["Configuration", "Entry", "Matrix", "Pair", "Row", "measured"]
+__all__ = ["Configuration", "Entry", "Matrix", "Pair", "Row", "calls", "measured"]
 
 CALLS = 16
 """Calls that the models are measured on, in turn."""
@@ -176,6 +176,15 @@ def measured(entries: Sequence[Entry], matrix: Matrix, data: Dataset, progress: 
                 with _share(progress, advance, COMPARISON_STEPS) as part:
                     found = _comparison(rows[0], row, matrix, samples, part)
                 yield Pair(row.entry, rows[0].entry, configuration, found)
+
+
+def calls(entry: Entry, configuration: Configuration, data: Dataset) -> list[Feeds]:
+    """What the model is run on in turn.
+
+    Raises:
+        DataError: It does not take that batch, or its inputs have other names than the data.
+    """
+    return _feeds(entry, configuration, bounded((s.feeds for s in data), CALLS * (configuration.batch or 1)))
 
 
 def _measurement(

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.run.target import Target, provider
 
-__all__ = ["Feeds", "Session", "open_session"]
+__all__ = ["Feeds", "Recording", "Session", "open_session"]
 
 Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
@@ -76,12 +76,26 @@ class Session:
         return dict(zip(names, values, strict=True))
 
 
-def open_session(path: Path, target: Target) -> Session:
+@dataclass(frozen=True)
+class Recording:
+    """What a session writes down.
+
+    Attributes:
+        profile: Prefix of the file with the time of each kernel, which ``end_profiling`` names.
+        optimized: Where the graph that is executed goes, its weights beside it; ``None``: nowhere.
+    """
+
+    profile: Path
+    optimized: Path | None = None
+
+
+def open_session(path: Path, target: Target, *, recording: Recording | None = None) -> Session:
     """A session for the model file at ``path`` on ``target``, with ONNX Runtime's default graph optimizations (all).
 
     Args:
         path: The model file.
         target: Provider, threads and options.
+        recording: What the session writes down; default: nothing.
 
     Raises:
         ProviderError: The provider is not installed, was not created, or declined nodes.
@@ -95,6 +109,8 @@ def open_session(path: Path, target: Target) -> Session:
             fix=f"install the package `{wanted.package}`; available here: {', '.join(ort.get_available_providers())}",
         )
     options = _session_options(target)
+    if recording is not None:
+        _record(options, recording)
     providers: list[str | tuple[str, Mapping[str, str]]] = [(wanted.name, dict(target.options))]
     if wanted.name != CPU:
         providers.append(CPU)
@@ -140,6 +156,15 @@ def _session_options(target: Target) -> ort.SessionOptions:
     for key, value in target.session_config.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def _record(options: ort.SessionOptions, recording: Recording) -> None:
+    options.enable_profiling = True
+    options.profile_file_prefix = str(recording.profile)
+    if recording.optimized is not None:
+        options.optimized_model_filepath = str(recording.optimized)
+        weights = f"{recording.optimized.name}.data"  # apart, since a message of protobuf holds less than 2 GiB
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
 
 
 def _fallback_nodes(raw: ort.InferenceSession, wanted: str) -> tuple[str, ...]:
