@@ -64,9 +64,8 @@ def perform(job: Job) -> Answer:
     further: list[list[Run]] = []
     for k in range(count) if job.seed % 2 == 0 else reversed(range(count)):
         subject = job.subjects[k]
-        start = time.perf_counter_ns()
         session = open_session(Path(subject.path), subject.target)
-        load_ns[k] = time.perf_counter_ns() - start
+        load_ns[k] = session.load_ns
         feeds = [{name: sample[name] for name in session.inputs if name in sample} for sample in samples]
         for values in feeds:
             start = time.perf_counter_ns()
