@@ -26,7 +26,9 @@ __all__ = [
     "Estimate",
     "decide",
     "estimate",
+    "estimate_apart",
     "holds",
+    "is_below",
     "is_quantile_below",
     "log_ratio",
     "percentile",
@@ -108,6 +110,27 @@ def estimate(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Est
     )
 
 
+def estimate_apart(reference: Sequence[float], candidate: Sequence[float]) -> Estimate:
+    """The ratio candidate / reference from log latencies that were not measured in pairs (Welch's interval).
+
+    Args:
+        reference: One log latency a process.
+        candidate: One log latency a process.
+    """
+    parts = [(statistics.variance(logs) / len(logs), len(logs) - 1) for logs in (reference, candidate)]
+    variance = sum(share for share, _ in parts)
+    degrees = variance**2 / sum(share**2 / free for share, free in parts) if variance > 0 else 1.0
+    middle = statistics.fmean(candidate) - statistics.fmean(reference)
+    half = _t_quantile(degrees, CONFIDENCE) * math.sqrt(variance)
+    return Estimate(
+        ratio=math.exp(middle),
+        median=math.exp(statistics.median(candidate) - statistics.median(reference)),
+        low=math.exp(middle - half),
+        high=math.exp(middle + half),
+        mde=2.8 * math.sqrt(variance),
+    )
+
+
 def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int) -> Decision | None:
     """What the processes so far show, or ``None``: more are needed.
 
@@ -131,20 +154,24 @@ def decide(log_ratios: Sequence[float], *, margin: float, min_processes: int) ->
 
 
 def holds(log_ratios: Sequence[float], *, limit: float, min_processes: int) -> bool | None:
-    """Whether the ratio stays below ``limit``, or ``None``: more processes are needed.
-
-    It holds when the upper end of the interval (as in ``decide``) lies below ``limit``. It is broken when that is not
-    so and the lower end lies above ``limit / 1.02``: with the usual limit of 1.03 the candidate is then slower by 1 %
-    for certain, and by 3 % for all that is known. A true ratio at the limit is so reported as broken, not as unclear.
+    """Whether the ratio stays below ``limit`` (``is_below``), or ``None``: more processes are needed.
 
     Args:
         log_ratios: One log ratio candidate / reference a process.
         limit: The ratio that must not be reached.
-        min_processes: Processes before an unclear case is judged.
+        min_processes: Processes before an unclear case is judged; a clear one is from the third on.
     """
     found, _ = _look(log_ratios, min_processes)
-    if found is None:
-        return None
+    return None if found is None else is_below(found, limit)
+
+
+def is_below(found: Estimate, limit: float) -> bool | None:
+    """Whether a ratio stays below ``limit``; ``None``: its interval does not tell.
+
+    It does when the upper end lies below ``limit``. It does not when the lower end lies above ``limit / 1.02`` while
+    the upper end is not below ``limit``: with the usual limit of 1.03 the candidate is then slower by 1 % for certain,
+    and by 3 % for all that is known. A true ratio at the limit is so reported as broken, not as unclear.
+    """
     if found.high < limit:
         return True
     return False if found.low > limit / TOLERANCE else None
@@ -194,7 +221,7 @@ def _sign_rank(count: int, confidence: float) -> int:
     return rank
 
 
-def _t_quantile(degrees: int, confidence: float) -> float:
+def _t_quantile(degrees: float, confidence: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + confidence) / 2))
