@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxopt.commands.common import Source
     from onnxopt.commands.compare import compare
     from onnxopt.commands.demo import demo
+    from onnxopt.commands.doctor import doctor
     from onnxopt.commands.inspect import inspect
     from onnxopt.commands.optimize import optimize
     from onnxopt.commands.quantize import quantize
@@ -37,6 +38,7 @@ _HOMES = {
     "bench": "commands.bench",
     "compare": "commands.compare",
     "demo": "commands.demo",
+    "doctor": "commands.doctor",
     "inspect": "commands.inspect",
     "load": "core.io",
     "optimize": "commands.optimize",
@@ -53,6 +55,7 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "doctor",
     "inspect",
     "load",
     "optimize",

@@ -14,6 +14,7 @@ NAMES = {
     "bench",
     "compare",
     "demo",
+    "doctor",
     "inspect",
     "load",
     "optimize",

@@ -47,6 +47,9 @@ class Placed:
     name: str
     provider: str
 
+    def __str__(self) -> str:
+        return f"{self.op} {self.name!r} ({self.provider})" if self.name else f"{self.op} ({self.provider})"
+
 
 def described(nodes: Sequence[Placed]) -> str:
     """The operators of the nodes by provider, with the names of the first few that have one."""
