@@ -23,13 +23,14 @@ __all__ = ["command"]
 
 @click.command("bench")
 @click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option("--profile", is_flag=True, help="Where the time goes: by kernel, by node, by region against the first.")
 @data_options
 @target_options
 @inconclusive_option
 @json_option
-def command(models: tuple[Path, ...], inconclusive: str | None, **shared: object) -> int:
+def command(models: tuple[Path, ...], inconclusive: str | None, profile: bool, **shared: object) -> int:
     """Latency of MODELS; every one after the first is compared with the first, interleaved, in fresh processes."""
     from onnxopt.commands.bench import bench
 
-    report = bench(models, source(shared), target=target(shared), progress=progress())
+    report = bench(models, source(shared), target=target(shared), with_profile=profile, progress=progress())
     return finish(report, inconclusive=inconclusive)

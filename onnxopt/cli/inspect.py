@@ -6,18 +6,20 @@ from pathlib import Path
 
 import click
 
-from onnxopt.cli.options import PATH, data_options, finish, json_option, source, target, target_options
+from onnxopt.cli.options import PATH, data_options, finish, json_option, progress, source, target, target_options
 
 __all__ = ["command"]
 
 
 @click.command("inspect")
 @click.argument("model", type=PATH)
+@click.option("--profile", is_flag=True, help="Time of each kernel and node on the target.")
 @data_options
 @target_options
 @json_option
-def command(model: Path, **shared: object) -> int:
+def command(model: Path, profile: bool, **shared: object) -> int:
     """Inputs, outputs, operators, parameters, MACs of MODEL, and which nodes would be quantized or why not."""
     from onnxopt.commands.inspect import inspect
 
-    return finish(inspect(model, source(shared), target=target(shared)))
+    report = inspect(model, source(shared), target=target(shared), with_profile=profile, progress=progress())
+    return finish(report)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, latency_table, open_data, open_model
+from onnxopt.commands.fallback import with_fallback
+from onnxopt.commands.profile_tables import profile_models
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
@@ -23,9 +25,12 @@ def bench(
     source: Source | None = None,
     *,
     target: Target | None = None,
+    with_profile: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Latency, memory and start of each model, and for all but the first the paired ratio to the first.
+
+    With ``with_profile`` also where the time goes, by node, and by region against the first.
 
     Raises:
         UsageError: There is no model.
@@ -53,8 +58,13 @@ def bench(
     tables = [_models_table(single, titles)]
     if pairs:
         tables.append(latency_table(pairs, f"Against {models[0].name}, interleaved in fresh processes"))
+    notes = _missing(single) + data_notes(samples)
+    if with_profile:
+        profiled = profile_models(titles, feeds, target, progress=progress)
+        tables, notes, data = [*tables, *profiled.tables], notes + profiled.notes, {**data, **profiled.data}
     tables.append(Table("Environment", ("", ""), tuple((key, _text(value)) for key, value in block.items())))
-    return Report("bench", _verdict(models, single, pairs), data, tuple(tables), _missing(single) + data_notes(samples))
+    report = Report("bench", _verdict(models, single, pairs), data, tuple(tables), notes)
+    return with_fallback(report, titles, feeds, target)
 
 
 def _titles(models: Sequence[Path]) -> dict[str, Path]:

@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TypeAlias
 
-from onnxopt.commands.common import Source, open_data, open_model, workspace
+from onnxopt.commands.common import Source, first_feeds, open_data, open_model, workspace
+from onnxopt.commands.profile_tables import Profiling, profile_models
 from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
+from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
@@ -24,8 +26,17 @@ Shape: TypeAlias = tuple[int, ...]
 CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
-def inspect(path: Path, source: Source | None = None, *, target: Target | None = None) -> Report:
+def inspect(
+    path: Path,
+    source: Source | None = None,
+    *,
+    target: Target | None = None,
+    with_profile: bool = False,
+    progress: Progress | None = None,
+) -> Report:
     """Inputs, outputs, operators, cost, opsets, control flow, and the placement of integer kernels with reasons.
+
+    With ``with_profile`` also the time of each kernel and node on the target.
 
     Raises:
         OnnxoptError: The model or the data cannot be used.
@@ -59,6 +70,10 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
         "dynamic": sum(1 for node in placement.nodes if node.op_type in DYNAMIC),
         "macs_share": placed_macs / max(figures.total_macs, 1),
     }
+    profiled = Profiling({}, (), ())
+    if with_profile:
+        feeds = first_feeds(open_data(source, path, model, target))
+        profiled = profile_models({path.name: path}, feeds, target, progress=progress)
     summary = f"{facts['nodes']} nodes, {figures.params:,} parameters, {size_bytes / 1e6:.2f} MB"
     return Report(
         command="inspect",
@@ -70,13 +85,15 @@ def inspect(path: Path, source: Source | None = None, *, target: Target | None =
             "ops": dict(ops.most_common()),
             "input_shapes": {name: list(shape) for name, shape in inputs.items()},
             "quantizable": quantizable,
+            **profiled.data,
         },
         tables=(
             Table("Signature", ("", "value"), _signature(model)),
             Table("Model", ("", ""), tuple((key, _text(value)) for key, value in facts.items())),
             Table("Operators", ("operator", "nodes", "integer kernel (static)"), _operators(ops, kinds)),
+            *profiled.tables,
         ),
-        notes=(*(Note(n.node, "stays float", n.reason) for n in placement.notes), *remarks),
+        notes=(*(Note(n.node, "stays float", n.reason) for n in placement.notes), *remarks, *profiled.notes),
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from onnxopt import errors
 from onnxopt.errors import DataError, ModelError, OnnxoptError
 from onnxopt.measurement.job import Answer, Effort, Job, Load, Subject
+from onnxopt.measurement.trace import Trace, TraceJob
 from onnxopt.run.child import child_environment
 from onnxopt.run.session import Feeds
 
@@ -66,12 +67,28 @@ class Laboratory:
             ProviderError: The provider cannot be used.
             DataError: A model does not run on a sample.
         """
-        source, sink = self._folder / "job.json", self._folder / "answer.json"
-        sink.unlink(missing_ok=True)
         feeds = str(self._folder / "feeds.npz")
         job = Job(tuple(subjects), feeds, self._inputs, effort, seed, os.getpid(), load or Load())
-        source.write_text(job.to_json(), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "onnxopt.measurement.worker", str(source), str(sink)]
+        return Answer.from_document(self._ask("worker", job.to_json(), subjects))
+
+    def trace(self, subject: Subject, runs: int) -> Trace:
+        """What one fresh process saw of each kernel of a model; its files stay in the folder.
+
+        Raises:
+            ModelError: The model cannot be loaded, or the process crashed.
+            ProviderError: The provider cannot be used.
+            DataError: The model does not run on a sample.
+        """
+        feeds = str(self._folder / "feeds.npz")
+        job = TraceJob(subject, feeds, self._inputs, runs, str(self._folder), os.getpid())
+        return Trace.from_document(self._ask("trace_worker", job.to_json(), [subject]))
+
+    def _ask(self, worker: str, job: str, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """The document with which a fresh process of the module ``worker`` answers ``job``."""
+        source, sink = self._folder / "job.json", self._folder / "answer.json"
+        sink.unlink(missing_ok=True)
+        source.write_text(job, encoding="utf-8")
+        command = [sys.executable, "-P", "-m", f"onnxopt.measurement.{worker}", str(source), str(sink)]
         code, stderr = _call(command)
         if code != 0 or not sink.exists():
             raise _crash(code, stderr, subjects)
@@ -80,7 +97,7 @@ class Laboratory:
             name, what, where, fix = document["error"]
             kind: type[OnnxoptError] = getattr(errors, name)
             raise kind(what, where=where, fix=fix)
-        return Answer.from_document(document["answer"])
+        return document["answer"]
 
 
 def spread(feeds: Sequence[Feeds], count: int) -> tuple[Feeds, ...]:

@@ -14,8 +14,9 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from onnxopt.measurement.load import Served, serve
 from onnxopt.measurement.memory import device_bytes, peak_rss_bytes
 from onnxopt.run.session import Feeds, open_session
 
-__all__ = ["is_steady", "main", "perform"]
+__all__ = ["answer", "end_when_orphaned", "is_steady", "main", "perform", "samples_of"]
 
 WARM_UP_WINDOW = 10
 WARM_UP_CHANGE = 0.02
@@ -40,12 +41,17 @@ HOST_SECONDS = 0.5
 def main(arguments: Sequence[str]) -> int:
     """Performs the job in the first file and writes the answer, or the error, to the second."""
     source, sink = (Path(a) for a in arguments)
+    answer(sink, lambda: perform(Job.from_json(source.read_text(encoding="utf-8"))).to_document())
+    return 0
+
+
+def answer(sink: Path, work: Callable[[], dict[str, Any]]) -> None:
+    """Writes what ``work`` returns, or the error it raises, to ``sink``."""
     try:
-        document = {"answer": perform(Job.from_json(source.read_text(encoding="utf-8"))).to_document()}
+        document: dict[str, Any] = {"answer": work()}
     except OnnxoptError as error:
         document = {"error": [type(error).__name__, error.what, error.where, error.fix]}
     sink.write_text(json.dumps(document), encoding="utf-8")
-    return 0
 
 
 def perform(job: Job) -> Answer:
@@ -56,7 +62,7 @@ def perform(job: Job) -> Answer:
         ProviderError: Its provider cannot be used.
         DataError: It does not run on a sample.
     """
-    samples = _samples(job)
+    samples = samples_of(job.feeds, job.inputs)
     count = len(job.subjects)
     load_ns, first_run_ns = [0] * count, [0] * count
     fallback: list[tuple[str, ...]] = [()] * count
@@ -74,7 +80,7 @@ def perform(job: Job) -> Answer:
             first_run_ns[k] = first_run_ns[k] or time.perf_counter_ns() - start
             runs[k].append(bound_run(session, subject.target, values))
             host_runs[k].append(host_run(session, values))
-            _end_when_orphaned(job)
+            end_when_orphaned(job.parent)
         further = [[bound_run(session, subject.target, v) for v in feeds] for _ in range(job.load.concurrency - 1)]
     gc.collect()
     gc.disable()
@@ -83,7 +89,7 @@ def perform(job: Job) -> Answer:
     if job.load.is_single_stream:
         times = _rounds(runs, job, job.effort)
     else:
-        served = serve([runs[0], *further], job.load, job.effort, job.seed, lambda: _end_when_orphaned(job))
+        served = serve([runs[0], *further], job.load, job.effort, job.seed, lambda: end_when_orphaned(job.parent))
         times = [served.latencies_ns]
     timings = tuple(
         Timing(
@@ -116,7 +122,7 @@ def _warm_up(runs: Sequence[Run], job: Job) -> int:
     begin = time.perf_counter()
     while len(times) < WARM_UP_RUNS and not is_steady(times, window):
         times.append(_timed(runs[len(times) % len(runs)]))
-        _end_when_orphaned(job)
+        end_when_orphaned(job.parent)
         if time.perf_counter() - begin > WARM_UP_SECONDS:
             break
         if len(times) >= SLOW_WARM_UP_RUNS and min(times) > SLOW_RUN_SECONDS * 1e9:
@@ -137,7 +143,7 @@ def _rounds(runs: Sequence[Sequence[Run]], job: Job, effort: Effort) -> list[lis
             times[k].append(elapsed)
             spent_ns += elapsed
         done += 1
-        _end_when_orphaned(job)
+        end_when_orphaned(job.parent)
     return times
 
 
@@ -151,19 +157,20 @@ def _host_times(runs: Sequence[Run], job: Job) -> tuple[int, ...]:
     times: list[int] = []
     while len(times) < job.effort.host_runs and sum(times) < HOST_SECONDS * 1e9:
         times.append(_timed(runs[len(times) % len(runs)]))
-        _end_when_orphaned(job)
+        end_when_orphaned(job.parent)
     return tuple(times)
 
 
-def _samples(job: Job) -> list[Feeds]:
-    with np.load(job.feeds, allow_pickle=False) as arrays:
-        return [{name: arrays[f"{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(job.inputs)]
+def samples_of(path: str, inputs: Sequence[Sequence[str]]) -> list[Feeds]:
+    """The samples in the ``.npz`` of a job."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return [{name: arrays[f"{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(inputs)]
 
 
-def _end_when_orphaned(job: Job) -> None:
+def end_when_orphaned(parent: int) -> None:
     """Ends this process when the one that wants the answer is gone."""
-    if os.getppid() != job.parent:
-        sys.exit(f"process {job.parent}, which asked for this measurement, is gone")
+    if os.getppid() != parent:
+        sys.exit(f"process {parent}, which asked for this measurement, is gone")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from onnxopt.run.child import child_environment
 from onnxopt.run.providers import chain
 from onnxopt.run.target import Target
 
-__all__ = ["Placed", "declined_because", "described", "placed_elsewhere", "record_placement"]
+__all__ = ["WHOLE_GRAPH", "Placed", "declined_because", "described", "placed_elsewhere", "record_placement"]
 
 RECORD = "session.record_ep_graph_assignment_info"
 ASK = "get_provider_graph_assignment_info"
+WHOLE_GRAPH = "(all)"
+"""The operator of an entry that stands for a graph as a whole."""
 VERBOSE = 0
 SHOWN = 5
 """Nodes named in a message."""
@@ -100,7 +102,7 @@ def read_placement(log: Iterable[str]) -> Iterator[Placed]:
         if found := PLACED_ON.search(line):
             provider = found["provider"]
             if found["all"] == "All nodes":
-                yield Placed("(all)", "", provider)
+                yield Placed(WHOLE_GRAPH, "", provider)
         elif found := NODE.search(line):
             yield Placed(found["op"], found["name"], provider)
 

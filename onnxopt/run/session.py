@@ -21,7 +21,7 @@ from onnxopt.run.providers import CPU, chain, check_installed, quiet_creation, s
 from onnxopt.run.target import Target, provider
 from onnxopt.run.words import said
 
-__all__ = ["Feeds", "Session", "open_session"]
+__all__ = ["Feeds", "Recording", "Session", "open_session"]
 
 Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
@@ -72,12 +72,26 @@ class Session:
         return dict(zip(names, values, strict=True))
 
 
-def open_session(path: Path, target: Target) -> Session:
+@dataclass(frozen=True)
+class Recording:
+    """What a session writes down.
+
+    Attributes:
+        profile: Prefix of the file with the time of each kernel, which ``end_profiling`` names.
+        optimized: Where the graph that is executed goes, its weights beside it; ``None``: nowhere.
+    """
+
+    profile: Path
+    optimized: Path | None = None
+
+
+def open_session(path: Path, target: Target, *, recording: Recording | None = None) -> Session:
     """A session for the model file at ``path`` on ``target``, with ONNX Runtime's default graph optimizations (all).
 
     Args:
         path: The model file.
         target: Provider, threads and options.
+        recording: What the session writes down; default: nothing.
 
     Raises:
         ProviderError: The provider is not installed, cannot take the model, was not created, or declined nodes; the
@@ -86,12 +100,13 @@ def open_session(path: Path, target: Target) -> Session:
     """
     check_installed(target)
     wanted = provider(target.provider)
+    options = _session_options(target)
+    if recording is not None:
+        _record(options, recording)
     try:
         with quiet_creation(target):
             start = time.perf_counter_ns()
-            raw = ort.InferenceSession(
-                str(path), sess_options=_session_options(target), providers=chain(target), enable_fallback=0
-            )
+            raw = ort.InferenceSession(str(path), sess_options=options, providers=chain(target), enable_fallback=0)
             load_ns = time.perf_counter_ns() - start
     except Exception as error:
         raise _load_error(path, error, target) from error
@@ -128,7 +143,7 @@ def _refuse_fallback(path: Path, target: Target, fallback: Sequence[Placed]) -> 
         named = described(serious)
         short = provider(target.provider).short
         raise ProviderError(
-            f"{len(serious)} node(s) would run on another provider than {short}: {named}",
+            f"{len(serious)} of its nodes would run on another provider than {short}: {named}",
             where=f"{path.name}, --provider {short}",
             fix="accept it with --allow-fallback (the report then says how much of the time it costs), "
             "or choose a provider that has these kernels",
@@ -150,6 +165,15 @@ def _session_options(target: Target) -> ort.SessionOptions:
     for key, value in target.session_config.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def _record(options: ort.SessionOptions, recording: Recording) -> None:
+    options.enable_profiling = True
+    options.profile_file_prefix = str(recording.profile)
+    if recording.optimized is not None:
+        options.optimized_model_filepath = str(recording.optimized)
+        weights = f"{recording.optimized.name}.data"  # apart, since a message of protobuf holds less than 2 GiB
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
 
 
 def _load_error(path: Path, error: Exception, target: Target) -> ModelError | ProviderError:
