@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from onnxopt.commands.compare import compare
     from onnxopt.commands.demo import demo
     from onnxopt.commands.doctor import doctor
+    from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
+    from onnxopt.commands.limits import Limits
     from onnxopt.commands.optimize import optimize
     from onnxopt.commands.quantize import quantize
     from onnxopt.core.io import load, save
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from onnxopt.run.target import Target
 
 _HOMES = {
+    "Limits": "commands.limits",
     "Model": "core.query",
     "OnnxoptError": "errors",
     "Report": "core.report",
@@ -39,6 +42,7 @@ _HOMES = {
     "compare": "commands.compare",
     "demo": "commands.demo",
     "doctor": "commands.doctor",
+    "gate": "commands.gate",
     "inspect": "commands.inspect",
     "load": "core.io",
     "optimize": "commands.optimize",
@@ -47,6 +51,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Limits",
     "Model",
     "OnnxoptError",
     "Report",
@@ -56,6 +61,7 @@ __all__ = [
     "compare",
     "demo",
     "doctor",
+    "gate",
     "inspect",
     "load",
     "optimize",

@@ -6,6 +6,7 @@ import sys
 import onnxopt
 
 NAMES = {
+    "Limits",
     "Model",
     "OnnxoptError",
     "Report",
@@ -15,6 +16,7 @@ NAMES = {
     "compare",
     "demo",
     "doctor",
+    "gate",
     "inspect",
     "load",
     "optimize",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DROP",
     "PATH",
+    "NonNegative",
     "data_options",
     "finish",
     "inconclusive_option",

@@ -41,4 +41,5 @@ def conclude(checks: Sequence[Check], candidate: str) -> Verdict:
         found = [check for check in checks if check.status is status]
         if found:
             return Verdict(status, f"{candidate}: " + "; ".join(check.reason for check in found))
-    return Verdict(Status.PASS, f"{candidate}: " + "; ".join(check.reason for check in checks))
+    kept = checks[0].reason if len(checks) == 1 else f"all {len(checks)} limits are kept"
+    return Verdict(Status.PASS, f"{candidate}: {kept}")

@@ -159,7 +159,7 @@ def latency_table(comparisons: Mapping[str, LatencyComparison], title: str) -> T
             f"{c.reference.p50_ms:.4g} -> {c.candidate.p50_ms:.4g}",
             f"{1 / c.ratio:.2f}x",
             f"{c.ratio:.3f} ({c.low:.3f} .. {c.high:.3f})",
-            c.decision,
+            c.decision if c.holds is None else "within the limit" if c.holds else "over the limit",
             c.processes,
         )
         for name, c in comparisons.items()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 import onnxruntime as ort
 
@@ -18,7 +19,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.env import relevant_isa
 from onnxopt.passes.base import Pass
 
-__all__ = ["stamp"]
+__all__ = ["sources", "stamp"]
 
 KEY = "onnxopt"
 SCHEMA = 1
@@ -40,6 +41,7 @@ def stamp(
     document = {
         "schema": SCHEMA,
         "source_sha256": content_hash(source),
+        "earlier_sources": list(sources(model)),
         "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
         "recipe": [{"pass": item.name, **_options(item)} for item in passes],
         "versions": {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")},
@@ -48,6 +50,15 @@ def stamp(
         "verdict": dict(verdict),
     }
     model.metadata_props[KEY] = json.dumps(document, sort_keys=True)
+
+
+def sources(model: Model) -> tuple[str, ...]:
+    """Hashes of the files that a model came from, as its metadata say: its source first, then the source of that."""
+    try:
+        document = cast(dict[str, Any], json.loads(model.metadata_props[KEY]))
+        return (str(document["source_sha256"]), *map(str, document.get("earlier_sources", ())))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
 
 
 def _options(item: Pass) -> dict[str, JSON]:

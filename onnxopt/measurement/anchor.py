@@ -23,7 +23,7 @@ from onnxopt.measurement.stats import Estimate, estimate, estimate_apart, is_bel
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
-__all__ = ["Anchor", "Standing", "compare_with_anchor", "measure_anchor"]
+__all__ = ["Anchor", "Standing", "compare_with_anchor", "measure_anchor", "measure_noise"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,20 @@ def measure_anchor(
     return _extend(path, feeds, settled, seed, progress, most=processes, is_enough=lambda found: False)
 
 
+def measure_noise(
+    path: Path,
+    feeds: Sequence[Feeds],
+    target: Target,
+    *,
+    processes: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Anchor:
+    """The ratio of a model to itself alone: the noise floor of a comparison in pairs, under the same conditions."""
+    settled = settle_spinning(target, paired=True)
+    return _extend(path, feeds, settled, seed, progress, most=processes, is_enough=lambda found: False, has_probe=False)
+
+
 def compare_with_anchor(
     path: Path,
     feeds: Sequence[Feeds],
@@ -129,6 +143,7 @@ def _extend(
     *,
     most: int,
     is_enough: Callable[[Anchor], bool],
+    has_probe: bool = True,
 ) -> Anchor:
     """Processes with two sessions of the model and one of the probe, until there are enough."""
     samples = spread(feeds, COMPARED_SAMPLES)
@@ -138,14 +153,18 @@ def _extend(
         tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder,
         (progress or SilentProgress()).task(f"noise floor of {path.name}", most) as advance,
     ):
-        probe = Subject(str(write_probe(Path(folder) / "probe.onnx").resolve()), target)
-        laboratory = Laboratory(Path(folder), [{**sample, **probe_feeds()} for sample in samples])
+        subjects, rows = [subject, subject], samples
+        if has_probe:
+            subjects.append(Subject(str(write_probe(Path(folder) / "probe.onnx").resolve()), target))
+            rows = tuple({**sample, **probe_feeds()} for sample in samples)
+        laboratory = Laboratory(Path(folder), rows)
         while len(found.to_self) < most and not (len(found.to_self) > 1 and is_enough(found)):
-            answer = laboratory.run([subject, subject, probe], Effort(), seed + len(found.to_self))
+            answer = laboratory.run(subjects, Effort(), seed + len(found.to_self))
+            to_probe = (process_ratio(answer, samples, reference=2, candidate=0),) if has_probe else ()
             found = replace(
                 found,
                 to_self=(*found.to_self, process_ratio(answer, samples)),
-                to_probe=(*found.to_probe, process_ratio(answer, samples, reference=2, candidate=0)),
+                to_probe=(*found.to_probe, *to_probe),
             )
             advance(1)
     return found

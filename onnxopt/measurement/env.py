@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +15,29 @@ import onnxruntime as ort
 from onnxopt.core.report import JSON
 from onnxopt.run.target import Target, allowed_cores, cgroup_quota, cpu_flags, provider
 
-__all__ = ["busy_share", "environment", "is_spinning", "relevant_isa", "settle_spinning"]
+__all__ = [
+    "busy_share",
+    "environment",
+    "is_spinning",
+    "machine_differences",
+    "relevant_isa",
+    "settle_spinning",
+]
 
 ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
+FINGERPRINT = (
+    "cpu",
+    "isa",
+    "cores_allowed",
+    "cgroup_quota",
+    "governor",
+    "os",
+    "machine",
+    "onnxruntime",
+    "provider",
+    "threads",
+)
+"""What must be equal for latencies to be comparable at all."""
 SPINNING = "session.intra_op.allow_spinning"
 STOP_SPINNING = "session.force_spinning_stop"
 SHARED_LOAD = 0.5
@@ -55,6 +75,15 @@ def environment(target: Target) -> dict[str, JSON]:
         "threads": target.threads,
         "spinning": is_spinning(target),
     }
+
+
+def machine_differences(then: Mapping[str, JSON], now: Mapping[str, JSON]) -> tuple[str, ...]:
+    """What differs between two environment blocks so that their latencies cannot be compared, as phrases."""
+    return tuple(
+        f"{key} {_text(then.get(key))} then, {_text(now.get(key))} now"
+        for key in FINGERPRINT
+        if then.get(key) != now.get(key)
+    )
 
 
 def is_spinning(target: Target) -> bool:
@@ -108,6 +137,10 @@ def _core_times() -> dict[str, tuple[int, int]]:
 def relevant_isa() -> tuple[str, ...]:
     """The instruction sets of this CPU that decide which integer kernels run."""
     return tuple(flag for flag in ISA if flag in cpu_flags())
+
+
+def _text(value: JSON) -> str:
+    return " ".join(str(v) for v in value) if isinstance(value, list) else str(value)
 
 
 def _cpu_model() -> str | None:

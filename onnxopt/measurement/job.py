@@ -30,7 +30,7 @@ class Effort:
     """
 
     rounds: int = 40
-    least_seconds: float = 0.4
+    least_seconds: float = 0.3
     most_seconds: float = 1.0
     least_rounds: int = 8
     warm_up: bool = True

@@ -15,6 +15,7 @@ from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.measurement.env import is_spinning, settle_spinning
 from onnxopt.measurement.job import Answer, Effort, Subject, median_ms, peak_mb, times_ms
 from onnxopt.measurement.process import Laboratory, spread
+from onnxopt.measurement.start import COLD
 from onnxopt.measurement.stats import Decision, decide, estimate, holds, log_ratio
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
@@ -25,7 +26,6 @@ COMPARED_SAMPLES = 8
 """More would leave too few runs of each for a low quantile."""
 LONGEST_SECONDS = 120.0
 """An unclear case gets no further process after this time: where one takes long, fifteen are too many to wait for."""
-COLD = Effort(rounds=1, least_seconds=0, warm_up=False)
 MARGIN = 0.03
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -28,10 +29,14 @@ def hardmax() -> onnx.ModelProto:
     return parsed(HARDMAX, mlp_weights())
 
 
-def needs(short: str, name: str, package: str) -> list[pytest.MarkDecorator]:
-    """The marker ``short`` and a skip with the reason where the provider is not installed."""
-    is_there = name in ort.get_available_providers()
-    return [getattr(pytest.mark, short), pytest.mark.skipif(not is_there, reason=f"{package} is not installed")]
+def needs(marker: str, name: str, package: str) -> list[pytest.MarkDecorator]:
+    """The marker, and skips with the reason where the provider is not installed or there is no GPU for it."""
+    is_there, has_gpu = name in ort.get_available_providers(), shutil.which("nvidia-smi") is not None
+    return [
+        getattr(pytest.mark, marker),
+        pytest.mark.skipif(marker == "gpu" and not has_gpu, reason="there is no NVIDIA GPU (no nvidia-smi)"),
+        pytest.mark.skipif(not is_there, reason=f"{package} is not installed"),
+    ]
 
 
 def without_library(folder: Path, name: str) -> Path:

@@ -213,7 +213,7 @@ def test_spread_takes_first_and_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "seconds", "spent"), [(40, 0.1, False), (40, 0.4, True), (8, 1.0, True), (7, 99.0, False)]
+    ("rounds", "seconds", "spent"), [(40, 0.1, False), (40, 0.3, True), (8, 1.0, True), (7, 99.0, False)]
 )
 def test_effort_ends_after_enough_rounds_or_time(rounds: int, seconds: float, spent: bool) -> None:
     assert Effort().is_spent(rounds, seconds) is spent

@@ -1,0 +1,77 @@
+"""``onnxopt gate CAND.onnx --baseline REF.onnx|baseline.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxopt.cli.options import (
+    MAX_DROP,
+    PATH,
+    NonNegative,
+    data_options,
+    finish,
+    inconclusive_option,
+    json_option,
+    progress,
+    source,
+    target,
+    target_options,
+)
+
+__all__ = ["command"]
+
+POSITIVE = NonNegative(min=0, min_open=True)
+
+
+@click.command("gate")
+@click.argument("candidate", type=PATH)
+@click.option("--baseline", type=PATH, required=True, metavar="REF", help="The reference model, or a report of bench.")
+@click.option("--max-latency-ratio", "latency_ratio", type=POSITIVE, metavar="X", help="Default without limits: 1.03.")
+@click.option("--max-p50-ms", "p50_ms", type=POSITIVE, metavar="X", help="Median latency.")
+@click.option("--max-p99-ms", "p99_ms", type=POSITIVE, metavar="X", help="99th percentile of the latency.")
+@click.option("--max-drop", "drop", type=MAX_DROP, metavar="X", help="Upper 95 % bound of the drop of the metric.")
+@click.option("--min-sqnr-db", "sqnr_db", type=MAX_DROP, metavar="X", help="Signal to noise at every output.")
+@click.option("--max-size-mb", "size_mb", type=POSITIVE, metavar="X", help="Size on disk in 10^6 bytes.")
+@click.option("--max-memory-ratio", "memory_ratio", type=POSITIVE, metavar="X", help="Peak memory of the process.")
+@click.option("--max-cold-start-ms", "cold_start_ms", type=POSITIVE, metavar="X", help="Load and first run together.")
+@click.option("--rebaseline", is_flag=True, help="Measure the model of a stored baseline again, and replace it.")
+@data_options
+@target_options
+@inconclusive_option
+@json_option
+def command(
+    candidate: Path,
+    baseline: Path,
+    latency_ratio: float | None,
+    p50_ms: float | None,
+    p99_ms: float | None,
+    drop: float | None,
+    sqnr_db: float | None,
+    size_mb: float | None,
+    memory_ratio: float | None,
+    cold_start_ms: float | None,
+    rebaseline: bool,
+    metric: str | None,
+    output_name: str | None,
+    inconclusive: str | None,
+    **shared: object,
+) -> int:
+    """Whether CANDIDATE keeps its limits against a baseline: exit 0 when it does, 1 when one is broken, 5 undecided."""
+    from onnxopt.commands.gate import gate
+    from onnxopt.commands.limits import Limits
+
+    limits = Limits(latency_ratio, p50_ms, p99_ms, drop, sqnr_db, size_mb, memory_ratio, cold_start_ms)
+    report = gate(
+        candidate,
+        baseline,
+        limits,
+        source(shared),
+        metric=metric,
+        output=output_name,
+        target=target(shared),
+        rebaseline=rebaseline,
+        progress=progress(),
+    )
+    return finish(report, inconclusive=inconclusive)
