@@ -55,10 +55,10 @@ class Placed:
 
 def described(nodes: Sequence[Placed]) -> str:
     """The operators of the nodes by provider, with the names of the first few that have one."""
-    counts = Counter((node.provider, node.op) for node in nodes)
+    counts = Counter((node.provider, "all of a graph" if node.op == WHOLE_GRAPH else node.op) for node in nodes)
     parts = [
-        f"{', '.join(f'{n} {op}' for (on, op), n in counts.items() if on == provider)} on {provider}"
-        for provider in dict.fromkeys(node.provider for node in nodes)
+        f"{', '.join(f'{n} {op}' if n > 1 else op for (on, op), n in counts.items() if on == name)} on {name}"
+        for name in dict.fromkeys(node.provider for node in nodes)
     ]
     names = [node.name for node in nodes if node.name]
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

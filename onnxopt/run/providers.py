@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
@@ -12,11 +13,12 @@ import onnxruntime as ort
 from onnxopt.errors import ProviderError
 from onnxopt.run.target import Target, provider
 
-__all__ = ["CPU", "chain", "check_installed", "quiet_creation", "session_threads"]
+__all__ = ["CPU", "chain", "check_installed", "printed_reason", "quiet_creation", "session_threads"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 FATAL, WARNING = 4, 2
+PRINTED = re.compile(r"EP Error (?P<text>.*?) when using \[", re.DOTALL)
 
 
 def check_installed(target: Target) -> None:
@@ -62,14 +64,14 @@ def session_threads(target: Target) -> int:
 
 
 @contextmanager
-def quiet_creation(target: Target) -> Generator[None]:
-    """Keeps what ONNX Runtime prints about libraries that it cannot load off the terminal.
+def quiet_creation(target: Target) -> Generator[io.StringIO]:
+    """Keeps what ONNX Runtime prints about providers that it cannot create off the terminal; gives what it printed.
 
     The CUDA libraries that come as Python packages are loaded first: ONNX Runtime finds them only so.
     """
-    wanted = provider(target.provider)
+    wanted, printed = provider(target.provider), io.StringIO()
     if wanted.name == CPU:
-        yield
+        yield printed
         return
     preload: Callable[[], None] | None = getattr(ort, "preload_dlls", None)  # ONNX Runtime 1.21
     if wanted.short in ("cuda", "tensorrt") and preload is not None:
@@ -77,6 +79,13 @@ def quiet_creation(target: Target) -> Generator[None]:
             preload()
     ort.set_default_logger_severity(FATAL)
     try:
-        yield
+        with contextlib.redirect_stdout(printed):
+            yield printed
     finally:
         ort.set_default_logger_severity(WARNING)
+
+
+def printed_reason(printed: io.StringIO) -> str:
+    """Why a provider was not created, where ONNX Runtime printed it: before 1.23 it insists on going on on the CPU."""
+    found = PRINTED.search(printed.getvalue())
+    return found["text"] if found else ""

@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.run.placement import Placed, declined_because, described, placed_elsewhere, record_placement
-from onnxopt.run.providers import CPU, chain, check_installed, quiet_creation, session_threads
+from onnxopt.run.providers import CPU, chain, check_installed, printed_reason, quiet_creation, session_threads
 from onnxopt.run.target import Target, provider
 from onnxopt.run.words import said
 
@@ -104,16 +104,17 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
     if recording is not None:
         _record(options, recording)
     try:
-        with quiet_creation(target):
+        with quiet_creation(target) as printed:
             start = time.perf_counter_ns()
             raw = ort.InferenceSession(str(path), sess_options=options, providers=chain(target), enable_fallback=0)
             load_ns = time.perf_counter_ns() - start
     except Exception as error:
         raise _load_error(path, error, target) from error
+    raw.disable_fallback()  # before 1.23 a run that fails on the provider would be repeated on the CPU
     declined: str | None = None
     fallback: tuple[Placed, ...] = ()
     if wanted.name not in raw.get_providers():
-        declined = said(declined_because(path, target)) or "ONNX Runtime does not say why"
+        declined = said(printed_reason(printed) or declined_because(path, target)) or "ONNX Runtime does not say why"
         if not target.allow_fallback:
             raise ProviderError(
                 f"ONNX Runtime did not create {wanted.name}: {declined}",
@@ -140,10 +141,9 @@ def _refuse_fallback(path: Path, target: Target, fallback: Sequence[Placed]) -> 
     harmless = shape_nodes(path)
     serious = [node for node in fallback if (node.op, node.name) not in harmless]
     if serious:
-        named = described(serious)
         short = provider(target.provider).short
         raise ProviderError(
-            f"{len(serious)} of its nodes would run on another provider than {short}: {named}",
+            f"nodes would run on another provider than {short}: {described(serious)}",
             where=f"{path.name}, --provider {short}",
             fix="accept it with --allow-fallback (the report then says how much of the time it costs), "
             "or choose a provider that has these kernels",

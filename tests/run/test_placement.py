@@ -84,7 +84,8 @@ def test_the_log_of_onnx_runtime_1_20_is_read() -> None:
 
 def test_nodes_are_described_by_operator_and_provider() -> None:
     nodes = [Placed("Cast", "", "A"), Placed("Cast", "up", "A"), Placed("Det", "", "B")]
-    assert described(nodes) == "2 Cast on A; 1 Det on B (up)"
+    assert described(nodes) == "2 Cast on A; Det on B (up)"
+    assert described([Placed("(all)", "", "A")]) == "all of a graph on A"
 
 
 @pytest.mark.parametrize("known", PROVIDERS, ids=[p.short for p in PROVIDERS])
@@ -105,12 +106,16 @@ def test_every_provider_runs_or_names_its_package(tmp_path: Path, known: object,
 def test_work_on_shapes_is_told_from_work_on_data(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, int64[M] ids) => (float[K,4] y, float[L,4] z)
     <int64[1] zero = {0}, float[2,4] table = {1,2,3,4,5,6,7,8}, int64[1] four = {4}> {
-        [shape] s = Shape(x)
-        [pick] n = Gather(s, zero)
-        [join] k = Concat<axis = 0>(n, four)
+        s = Shape(x)
+        n = Gather(s, zero)
+        k = Concat<axis = 0>(n, four)
         y = Reshape(x, k)
-        [embed] z = Gather(table, ids) }"""
-    found = shape_nodes(write(text, tmp_path / "m.onnx"))
+        z = Gather(table, ids) }"""
+    model = onnx.parser.parse_model(text)
+    for node, name in zip(model.graph.node, ("shape", "pick", "join", "reshape", "embed"), strict=True):
+        node.name = name
+    onnx.save(model, tmp_path / "m.onnx")
+    found = shape_nodes(tmp_path / "m.onnx")
     assert {("Shape", "shape"), ("Gather", "pick"), ("Concat", "join")} == found
 
 
