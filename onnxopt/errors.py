@@ -33,11 +33,12 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "nearest",
+    "one_line",
     "printable",
 ]
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""All control characters but tab and line feed."""
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""All control characters but tab and line feed; halves of surrogate pairs; and two that XML forbids too."""
 
 
 class OnnxoptError(Exception):
@@ -107,7 +108,12 @@ class NothingChangedError(OnnxoptError):
 
 def printable(text: str) -> str:
     """``text`` with control characters spelled out: names in a model must not steer the terminal."""
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return UNPRINTABLE.sub(_spelled, text)
+
+
+def one_line(text: str) -> str:
+    """``printable`` without line breaks: CI systems take what begins a line for a command (``::error::``)."""
+    return " ".join(line.strip() for line in printable(text).split("\n"))
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -118,3 +124,8 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
         return "did you mean " + " or ".join(repr(n) for n in close) + "?"
     shown = ", ".join(repr(n) for n in names[:12]) + (", ..." if len(names) > 12 else "")
     return f"known: {shown}" if names else "there is none to choose from"
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

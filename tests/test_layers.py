@@ -19,7 +19,7 @@ ROWS = (
     {"recipe"},
     {"commands"},
     {"report", "tune"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 ANYWHERE = {"", "errors"}

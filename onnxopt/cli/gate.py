@@ -11,6 +11,7 @@ from onnxopt.cli.options import (
     PATH,
     NonNegative,
     data_options,
+    exit_code,
     finish,
     inconclusive_option,
     json_option,
@@ -19,6 +20,7 @@ from onnxopt.cli.options import (
     target,
     target_options,
 )
+from onnxopt.errors import OnnxoptError
 
 __all__ = ["command"]
 
@@ -37,6 +39,11 @@ POSITIVE = NonNegative(min=0, min_open=True)
 @click.option("--max-memory-ratio", "memory_ratio", type=POSITIVE, metavar="X", help="Peak memory of the process.")
 @click.option("--max-cold-start-ms", "cold_start_ms", type=POSITIVE, metavar="X", help="Load and first run together.")
 @click.option("--rebaseline", is_flag=True, help="Measure the model of a stored baseline again, and replace it.")
+@click.option("--junit", "junit_path", type=PATH, metavar="FILE", help="Write JUnit XML there.")
+@click.option(
+    "--markdown", "markdown_path", type=PATH, metavar="FILE", help="Write a comment for a pull request there."
+)
+@click.option("--report", "report_path", type=PATH, metavar="FILE", help="Write the JSON report there.")
 @data_options
 @target_options
 @inconclusive_option
@@ -53,6 +60,9 @@ def command(
     memory_ratio: float | None,
     cold_start_ms: float | None,
     rebaseline: bool,
+    junit_path: Path | None,
+    markdown_path: Path | None,
+    report_path: Path | None,
     metric: str | None,
     output_name: str | None,
     inconclusive: str | None,
@@ -61,17 +71,37 @@ def command(
     """Whether CANDIDATE keeps its limits against a baseline: exit 0 when it does, 1 when one is broken, 5 undecided."""
     from onnxopt.commands.gate import gate
     from onnxopt.commands.limits import Limits
+    from onnxopt.report.outputs import check_outputs, write_error, write_outputs
 
-    limits = Limits(latency_ratio, p50_ms, p99_ms, drop, sqnr_db, size_mb, memory_ratio, cold_start_ms)
-    report = gate(
-        candidate,
-        baseline,
-        limits,
-        source(shared),
-        metric=metric,
-        output=output_name,
-        target=target(shared),
-        rebaseline=rebaseline,
-        progress=progress(),
+    data = source(shared)
+    check_outputs(
+        junit_path=junit_path,
+        markdown_path=markdown_path,
+        report_path=report_path,
+        models=(candidate, baseline),
+        others=(data.path, data.preprocess),
+    )
+    try:
+        limits = Limits(latency_ratio, p50_ms, p99_ms, drop, sqnr_db, size_mb, memory_ratio, cold_start_ms)
+        report = gate(
+            candidate,
+            baseline,
+            limits,
+            data,
+            metric=metric,
+            output=output_name,
+            rebaseline=rebaseline,
+            target=target(shared),
+            progress=progress(),
+        )
+    except OnnxoptError as error:
+        write_error(error, junit_path=junit_path, markdown_path=markdown_path)
+        raise
+    write_outputs(
+        report,
+        junit_path=junit_path,
+        markdown_path=markdown_path,
+        report_path=report_path,
+        exit_code=exit_code(report, inconclusive),
     )
     return finish(report, inconclusive=inconclusive)

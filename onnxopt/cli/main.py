@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from onnxopt import __version__
-from onnxopt.errors import OnnxoptError, nearest, printable
+from onnxopt.errors import OnnxoptError, nearest, one_line
 
 __all__ = ["Settings", "cli", "main"]
 
@@ -175,5 +175,5 @@ def _explain(what: str, where: str, fix: str, code: int, *, as_json: bool) -> in
     if as_json:
         with suppress(OSError):  # stdout may be what is broken
             click.echo(json.dumps({"exit_code": code, "error": {"what": what, "where": where, "fix": fix}}, indent=2))
-    click.echo(printable(f"error: {what}\n  where: {where}\n  what to do: {fix}"), err=True)
+    click.echo(f"error: {one_line(what)}\n  where: {one_line(where)}\n  what to do: {one_line(fix)}", err=True)
     return code

@@ -23,6 +23,7 @@ __all__ = [
     "PATH",
     "NonNegative",
     "data_options",
+    "exit_code",
     "finish",
     "inconclusive_option",
     "json_option",
@@ -149,12 +150,17 @@ def progress() -> Progress:
     return TerminalProgress(quiet=settings.verbosity < 0)
 
 
+def exit_code(report: Report, inconclusive: str | None) -> int:
+    """The exit code for the verdict; ``inconclusive`` is what ``--inconclusive`` says."""
+    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
+        return (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
+    return report.exit_code
+
+
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
     settings = click.get_current_context().ensure_object(Settings)
-    code = report.exit_code
-    if report.verdict.status is Status.INCONCLUSIVE and inconclusive is not None:
-        code = (Status.PASS if inconclusive == "pass" else Status.FAIL).exit_code
+    code = exit_code(report, inconclusive)
     if settings.json:
         click.echo(report.to_json(code))
     else:

@@ -140,7 +140,7 @@ def _measure_again(
             fix=f"put {stored.file} beside it, or give the reference model itself: --baseline REF.onnx",
         )
     report = bench([reference], source, target=target, progress=progress)
-    write_atomic(stored.path, report.to_json().encode())
+    write_atomic(stored.path, report.to_json().encode(), option="--baseline")
     return read_baseline(stored.path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxopt.core.io import load
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Cell, Note, Table
+from onnxopt.errors import OnnxoptError
 from onnxopt.measurement.profile import NodeTime, Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
 from onnxopt.run.session import Feeds
@@ -42,10 +43,17 @@ def profile_models(
     """Profiles of models by title, the first of which is the reference of the others.
 
     Raises:
-        OnnxoptError: A model cannot be profiled, as for ``profile``.
+        OnnxoptError: The first cannot be profiled, as for ``profile``; of another it is a note.
     """
-    profiles = {title: profile(path, feeds, target, progress=progress) for title, path in models.items()}
-    first, *others = models
+    first, *further = models
+    profiles = {first: profile(models[first], feeds, target, progress=progress)}
+    failed: list[Note] = []
+    for title in further:
+        try:
+            profiles[title] = profile(models[title], feeds, target, progress=progress)
+        except OnnxoptError as error:  # the others are worth having
+            failed.append(Note(title, "not profiled", error.what))
+    others = list(profiles)[1:]
     tables = [_op_table(first, profiles[first]), _node_table(first, profiles[first])]
     regions: dict[str, tuple[RegionTime, ...]] = {}
     reference = load(models[first])
@@ -55,7 +63,8 @@ def profile_models(
     data: dict[str, JSON] = {"profiles": {title: _profile_data(p) for title, p in profiles.items()}}
     if others:
         data["regions"] = {title: [_region_data(r) for r in found] for title, found in regions.items()}
-    return Profiling(data, tuple(tables), tuple(n for title, p in profiles.items() for n in _notes(title, p)))
+    notes = [note for title, found in profiles.items() for note in _notes(title, found)]
+    return Profiling(data, tuple(tables), (*notes, *failed))
 
 
 def _op_table(title: str, found: Profile) -> Table:
@@ -122,10 +131,8 @@ def _share(ms: float, found: Profile) -> str:
 
 def _notes(title: str, found: Profile) -> list[Note]:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.provider_shares.items())
-    text = (
-        f"median of {found.runs} profiled runs; {found.attributed_share:.1%} of the time is behind nodes of the file; "
-        f"it ran on {shares}"
-    )
+    behind = f"{found.attributed_share:.1%} of the time is behind nodes of the file"
+    text = f"median of {found.runs} profiled runs; {behind}; it ran on {shares}"
     return [Note(title, "profile", text), *(Note(title, "profile", note) for note in found.notes)]
 
 

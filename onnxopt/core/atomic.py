@@ -60,8 +60,12 @@ class Pending:
 
 
 @contextmanager
-def pending(folder: Path) -> Generator[Pending]:
+def pending(folder: Path, *, option: str = "-o") -> Generator[Pending]:
     """A pending file in ``folder``; what is not committed is removed.
+
+    Args:
+        folder: Where the file is to appear.
+        option: The option that named it, for messages.
 
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full.
@@ -75,23 +79,32 @@ def pending(folder: Path) -> Generator[Pending]:
             finally:
                 hidden.unlink(missing_ok=True)
     except OSError as error:
-        raise _output_error(folder, error) from error
+        raise _output_error(folder, error, option) from error
 
 
-def write_atomic(path: Path, payload: bytes) -> None:
+def write_atomic(path: Path, payload: bytes, *, option: str = "-o") -> None:
     """Writes ``payload`` to ``path`` in one step; links are followed, special files are refused.
+
+    Args:
+        path: Where the file is to appear.
+        payload: All of it.
+        option: The option that named it, for messages.
 
     Raises:
         OutputError: The path cannot be written, or the disk is full.
     """
-    final = check_writable(path)
-    with pending(final.parent) as draft:
+    final = check_writable(path, option=option)
+    with pending(final.parent, option=option) as draft:
         draft.file.write(payload)
         draft.commit(final)
 
 
-def check_writable(path: Path) -> Path:
+def check_writable(path: Path, *, option: str = "-o") -> Path:
     """The real path behind ``path`` when a result can be written there; call it before long work.
+
+    Args:
+        path: Where the result is to go.
+        option: The option that named it, for messages.
 
     Raises:
         OutputError: The folder is missing or not writable, or ``path`` is a folder or a special file.
@@ -102,15 +115,19 @@ def check_writable(path: Path) -> Path:
     except FileNotFoundError:
         mode = None
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise _output_error(path, error, option) from error
     if mode is not None and not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
-        raise OutputError(f"the result cannot replace {kind}", where=str(path), fix="give a file name with -o")
+        raise OutputError(f"the result cannot replace {kind}", where=str(path), fix=f"give a file name with {option}")
     if not final.parent.is_dir():
-        raise OutputError("the output folder does not exist", where=str(final.parent), fix="create it, or change -o")
+        raise OutputError(
+            "the output folder does not exist", where=str(final.parent), fix=f"create it, or change {option}"
+        )
     if mode is not None and not os.access(final, os.W_OK):
-        raise OutputError("the file there is write-protected", where=str(path), fix="change -o or the permissions")
-    with pending(final.parent):  # permissions alone do not tell: the file system may be read-only
+        raise OutputError(
+            "the file there is write-protected", where=str(path), fix=f"change {option} or the permissions"
+        )
+    with pending(final.parent, option=option):  # permissions alone do not tell: the file system may be read-only
         return final
 
 
@@ -124,12 +141,12 @@ def _open(folder: Path, hidden: Path) -> tuple[int, bool]:
     return os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE), False
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def _output_error(path: Path, error: OSError, option: str) -> OutputError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return OutputError(
         f"the result cannot be written: {error.strerror}",
         where=str(path),
         fix="free some space or raise the limit, or write to another disk"
         if full
-        else "check the folder and its permissions, or change -o",
+        else f"check the folder and its permissions, or change {option}",
     )

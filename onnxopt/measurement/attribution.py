@@ -9,6 +9,7 @@ down whose output has kept its name. What ONNX Runtime put in by itself stands f
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def attribute(model: Model, kernels: Sequence[Kernel], optimized: Path | None) -
     only make constants belong to the kernels that use them.
 
     Args:
-        model: The model in the file.
+        model: The model in the file; nodes without a name ran under their labels.
         kernels: What was executed.
         optimized: The graph that was executed; ``None``: only names tell.
     """
@@ -63,22 +64,13 @@ def attribute(model: Model, kernels: Sequence[Kernel], optimized: Path | None) -
     proto = onnx.ModelProto.FromString(optimized.read_bytes())
     executed = [_Executed(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in proto.graph.node]
     behind = _Origins(model, executed).behind
-    loaded = [node for node in model.graph if node.op_type != "Constant"]
-    free = list(range(len(executed)))
+    places: dict[tuple[str, str], list[int]] = {}
+    for i in reversed(range(len(executed))):
+        places.setdefault((executed[i].name, executed[i].op), []).append(i)
     found: list[tuple[str, ...]] = []
-    for kernel in kernels:
-        i = next((i for i in free if executed[i].name == kernel.name), None)
-        if i is not None:
-            free.remove(i)
-            found.append(behind[i])
-            continue
-        # A node without a name: nodes of the file keep their place among the nodes that are not constants.
-        own = label(loaded[kernel.index]) if 0 <= kernel.index < len(loaded) else ""
-        same = [i for i in free if not executed[i].name and executed[i].op == kernel.op]
-        i = next((i for i in same if own in behind[i]), next(iter(same), None))
-        if i is not None:
-            free.remove(i)
-        found.append(behind[i] if i is not None else ())
+    for k in kernels:  # ONNX Runtime calls a nameless node by its operator and number
+        left = places.get((k.name, k.op)) or places.get(("", k.op))
+        found.append(behind[left.pop()] if left else ())
     return found
 
 
@@ -100,7 +92,7 @@ class _Origins:
         self._order = {id(node): i for i, node in enumerate(model.graph)}
         self._producer = {v.name: node for node in model.graph for v in node.outputs if v.name}
         self._values = {v.name: v for node in model.graph for v in node.outputs if v.name}
-        self._by_name = _unique(model.graph, (node.name or "" for node in model.graph))
+        self._by_name = _unique(list(model.graph))
         names = [e.name for e in executed]
         self._constant = _constant_nodes(model)
         self._kept_names = {name for name in names if name in self._by_name}
@@ -121,8 +113,13 @@ class _Origins:
         self.behind = [self._nodes_behind(i) for i in range(len(executed))]
 
     def _kept_tensors(self, e: _Executed) -> frozenset[str]:
-        """The tensors of the file that the node makes under their names."""
-        return frozenset() if _is_inserted(e) else frozenset(name for name in e.outputs if name in self._producer)
+        """The tensors of the file that the node makes under their names; a conversion that was put in takes a name."""
+        if _is_inserted(e):
+            return frozenset()
+        kept = frozenset(name for name in e.outputs if name in self._producer)
+        if e.op in CONVERSIONS:
+            return frozenset(name for name in kept if self._producer[name].op_type == e.op)
+        return kept
 
     def _tensors_of_name(self, e: _Executed) -> frozenset[str]:
         """The tensors of the file that the node makes by what it is called."""
@@ -146,7 +143,7 @@ class _Origins:
                 return name
             after = uses[0].node
             end = after.outputs[0].name
-            if after.op_type not in taken or after.name in self._kept_names or not end or end in self._made:
+            if after.op_type not in taken or label(after) in self._kept_names or not end or end in self._made:
                 return name
             name = end
 
@@ -154,10 +151,10 @@ class _Origins:
         e = self._executed[i]
         if _is_inserted(e):
             return ()
-        ends = self._anchors[i] or self._next_anchors(i)
+        ends = self._anchors[i] or frozenset(self._producer.keys() & e.outputs) or self._next_anchors(i)
         found = self._between(ends, e.name)
-        if not self._anchors[i] and e.op in CONVERSIONS and all(node.op_type != e.op for node in found):
-            return ()
+        if not self._anchors[i] and e.op in CONVERSIONS:
+            found = [node for node in found if node.op_type == e.op]
         return tuple(dict.fromkeys(label(node) for node in sorted(found, key=self._rank)))
 
     def _rank(self, node: ir.Node) -> int:
@@ -192,7 +189,7 @@ class _Origins:
             for value in node.inputs:
                 given = value.name if value is not None else None
                 before = self._producer.get(given) if given is not None and given not in stop else None
-                if before is not None and (before.name == name or before.name not in self._kept_names):
+                if before is not None and (label(before) == name or label(before) not in self._kept_names):
                     todo.append(before)
         return sorted(found.values(), key=lambda node: self._order[id(node)])
 
@@ -211,12 +208,7 @@ def _constant_nodes(model: Model) -> set[int]:
     return found
 
 
-def _unique(values: Iterable[ir.Node], names: Iterable[str]) -> Mapping[str, ir.Node]:
-    """Nodes by name, where it is not empty and no other has it."""
-    found: dict[str, ir.Node] = {}
-    twice: set[str] = set()
-    for node, name in zip(values, names, strict=True):
-        if name in found:
-            twice.add(name)
-        found[name] = node
-    return {name: node for name, node in found.items() if name and name not in twice}
+def _unique(nodes: Sequence[ir.Node]) -> Mapping[str, ir.Node]:
+    """Nodes by label, where no other has it."""
+    counts = Counter(label(node) for node in nodes)
+    return {label(node): node for node in nodes if counts[label(node)] == 1}

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.core.io import load
+from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.core.query import Model, label
 from onnxopt.measurement.attribution import attribute
 from onnxopt.measurement.env import settle_spinning
 from onnxopt.measurement.job import Subject
@@ -19,6 +20,8 @@ from onnxopt.run.target import Target, provider
 __all__ = ["NodeTime", "Profile", "profile"]
 
 ASYNCHRONOUS = ("cuda", "tensorrt", "directml")
+COARSE_MS = 0.005
+"""Mean time of a kernel below which microseconds are too long a unit."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def profile(
         tempfile.TemporaryDirectory(prefix="onnxopt-profile-") as folder,
         (progress or SilentProgress()).task(f"profiling {path.name}", 1) as advance,
     ):
-        subject = Subject(str(path.resolve()), settle_spinning(target, paired=False))
+        subject = Subject(str(_named(model, path, Path(folder)).resolve()), settle_spinning(target, paired=False))
         trace = Laboratory(Path(folder), spread(feeds, runs)).trace(subject, runs)
         optimized = None if trace.optimized is None else Path(trace.optimized)
         behind = attribute(model, trace.kernels, optimized)
@@ -113,11 +116,27 @@ def profile(
         NodeTime(labels, k.op, k.time_us / 1e3, k.provider, k.name)
         for labels, k in zip(behind, trace.kernels, strict=True)
     )
-    return Profile(times, trace.runs, trace.run_us / 1e3, _notes(target, is_mapped=optimized is not None))
+    notes = _notes(target, times, is_mapped=optimized is not None)
+    return Profile(times, trace.runs, trace.run_us / 1e3, notes)
 
 
-def _notes(target: Target, *, is_mapped: bool) -> tuple[str, ...]:
+def _named(model: Model, path: Path, folder: Path) -> Path:
+    """The file of the model, or one in ``folder`` where nodes without a name are called by their labels."""
+    nameless = [node for node in model.graph if not node.name]
+    if not nameless:
+        return path
+    for node in nameless:
+        node.name = label(node)
+    copy = folder / "model"
+    copy.mkdir()
+    save(model, copy / path.name)
+    return copy / path.name
+
+
+def _notes(target: Target, times: Sequence[NodeTime], *, is_mapped: bool) -> tuple[str, ...]:
     notes: list[str] = []
+    if sum(t.time_ms for t in times) < COARSE_MS * len(times):
+        notes.append("most kernels take few microseconds, and ONNX Runtime counts whole ones: shares are rough")
     if not is_mapped:
         notes.append("ONNX Runtime cannot write the graph it runs here: nodes are found by name only")
     if provider(target.provider).short in ASYNCHRONOUS:

@@ -56,16 +56,14 @@ class Kernel:
     """One kernel of the main graph as ONNX Runtime ran it.
 
     Attributes:
-        name: Name of its node in the optimized graph; ``"Op_index"`` where the node has none.
+        name: Name of its node in the optimized graph.
         op: Operator of that node.
-        index: Number of that node in ONNX Runtime's graph.
         provider: Full name of the execution provider.
         time_us: Median over the runs; ONNX Runtime counts whole microseconds.
     """
 
     name: str
     op: str
-    index: int
     provider: str
     time_us: float
 

@@ -36,7 +36,6 @@ class Event:
 
     name: str
     op: str
-    index: int
     provider: str
     start: int
     time: int
@@ -81,7 +80,7 @@ def perform(job: TraceJob) -> Trace:
             fix="profile a smaller input: the profiler counts a million kernels, the bodies of loops included",
         )
     kernels = tuple(
-        Kernel(first.name, first.op, first.index, first.provider, statistics.median(run[k].time for _, run in runs))
+        Kernel(first.name, first.op, first.provider, statistics.median(run[k].time for _, run in runs))
         for k, first in enumerate(runs[0][1])
     )
     return Trace(kernels, len(runs), statistics.median(whole for whole, _ in runs), optimized)
@@ -103,7 +102,6 @@ def main_graph_runs(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, list
                 Event(
                     name.removesuffix(SUFFIX),
                     str(details["op_name"]),
-                    int(details.get("node_index", -1)),
                     str(details.get("provider", "")),
                     start,
                     int(event["dur"]),

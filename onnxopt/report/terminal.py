@@ -10,7 +10,7 @@ from rich.markup import escape as escape_markup
 from rich.table import Table as RichTable
 
 from onnxopt.core.report import Cell, Note, Report, Status, Table
-from onnxopt.errors import printable
+from onnxopt.errors import one_line
 
 __all__ = ["render"]
 
@@ -66,7 +66,7 @@ def cell_text(cell: Cell) -> str:
 
 def _literal(text: str) -> str:
     """``text`` as rich prints it literally."""
-    return escape_markup(printable(text))
+    return escape_markup(one_line(text))
 
 
 def _is_number(cell: Cell) -> bool:

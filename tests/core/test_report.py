@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
-from onnxopt.errors import InputError, nearest, printable
+from onnxopt.errors import InputError, nearest, one_line, printable
 
 CELLS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 TABLES = st.builds(
@@ -60,12 +60,22 @@ def test_other_documents_are_refused(text: str) -> None:
         Report.from_json(text)
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=())))
 def test_printable_text_holds_no_control_characters(text: str) -> None:
     shown = printable(text)
     assert not any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in shown)
-    if not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
+    shown.encode()
+    if not any(ord(c) < 32 or 127 <= ord(c) < 160 or "\ud800" <= c < "\ue000" or c in "\ufffe\uffff" for c in text):
         assert shown == text
+
+
+def test_unprintable_characters_are_spelled() -> None:
+    assert printable("\x00\r\x9f\udcff\uffff\n\t") == "\\x00\\x0d\\x9f\\udcff\\uffff\n\t"
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_one_line_is_one_line(text: str) -> None:
+    assert len((one_line(text) or "-").split("\n")) == 1
 
 
 def test_the_nearest_names() -> None:
