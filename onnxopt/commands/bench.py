@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, latency_table, open_data, open_model
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.profile_tables import profile_models
 from onnxopt.core.io import data_files
 from onnxopt.core.progress import Progress
@@ -62,7 +63,8 @@ def bench(
         profiled = profile_models(titles, feeds, target, progress=progress)
         tables, notes, data = [*tables, *profiled.tables], notes + profiled.notes, {**data, **profiled.data}
     tables.append(Table("Environment", ("", ""), tuple((key, _text(value)) for key, value in block.items())))
-    return Report("bench", _verdict(models, single, pairs), data, tuple(tables), notes)
+    report = Report("bench", _verdict(models, single, pairs), data, tuple(tables), notes)
+    return with_fallback(report, titles, feeds, target)
 
 
 def _titles(models: Sequence[Path]) -> dict[str, Path]:
