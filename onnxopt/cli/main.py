@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "Accuracy of a model against its reference, with bounds and drift.",
     "bench": "Latency of models, compared in pairs in fresh processes.",
     "gate": "Limits on latency, accuracy, size and memory against a baseline, for CI.",
+    "doctor": "What ONNX Runtime can do here, and how well this machine can measure.",
     "demo": "The whole path on a small real model, in under two minutes.",
 }
 EXIT_USAGE = 2

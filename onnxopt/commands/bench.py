@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxopt.commands.baseline import describe_specs
 from onnxopt.commands.common import Source, as_json, data_notes, open_data
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.matrix import Entry, Matrix, Pair, Row, calls, measured
 from onnxopt.commands.matrix_tables import matrix_tables
 from onnxopt.commands.matrix_verdict import is_overloaded, verdict
@@ -108,7 +109,14 @@ def bench(
     errors = {row.outcome.args: row.outcome for row in rows if isinstance(row.outcome, OnnxoptError)}
     if len(errors) == 1 and all(isinstance(row.outcome, OnnxoptError) for row in rows):
         raise next(iter(errors.values()))
-    return _report(entries, matrix, data, rows, pairs, profiled)
+    report = _report(entries, matrix, data, rows, pairs, profiled)
+    places = {c.target.provider: c for c in matrix.configurations}
+    for provider, configuration in places.items():
+        ran = [r.entry for r in rows if r.configuration == configuration and isinstance(r.outcome, Measurement)]
+        titles = {entry.title + (f" on {provider}" if len(places) > 1 else ""): entry.path for entry in ran}
+        if titles:
+            report = with_fallback(report, titles, calls(ran[0], configuration, data), configuration.target)
+    return report
 
 
 def _open(source: Source, entry: Entry, matrix: Matrix) -> Dataset:

@@ -20,6 +20,7 @@ from onnxopt.commands.common import (
     size_table,
     workspace,
 )
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
@@ -127,7 +128,9 @@ def quantize(
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        return _report(path, candidates, chosen, held_back, calibration)
+        report = _report(path, candidates, chosen, held_back, calibration)
+        models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
+        return with_fallback(report, models, feeds, target)
 
 
 def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:

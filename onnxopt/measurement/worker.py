@@ -66,14 +66,14 @@ def perform(job: Job) -> Answer:
     samples = samples_of(job.feeds, job.inputs)
     count = len(job.subjects)
     load_ns, first_run_ns = [0] * count, [0] * count
+    fallback: list[tuple[str, ...]] = [()] * count
     runs: list[list[Run]] = [[] for _ in job.subjects]
     host_runs: list[list[Run]] = [[] for _ in job.subjects]
     further: list[list[Run]] = []
     for k in range(count) if job.seed % 2 == 0 else reversed(range(count)):
         subject = job.subjects[k]
-        start = time.perf_counter_ns()
         session = open_session(Path(subject.path), subject.target)
-        load_ns[k] = time.perf_counter_ns() - start
+        load_ns[k], fallback[k] = session.load_ns, tuple(str(node) for node in session.fallback)
         feeds = [_as_taken(session, sample) for sample in samples]
         for values in feeds:
             start = time.perf_counter_ns()
@@ -101,6 +101,7 @@ def perform(job: Job) -> Answer:
             _host_times(host_runs[k], job),
             wall_ns=served.wall_ns if served else sum(times[k]),
             busy_ns=served.busy_ns if served else sum(times[k]),
+            fallback=fallback[k],
         )
         for k in range(count)
     )
