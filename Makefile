@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
 OV     := .venv-openvino
 
-.PHONY: demo test lint types pytest test-openvino bench clean
+.PHONY: demo test lint types pytest test-openvino bench bench-latency clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -29,6 +29,14 @@ test-openvino: $(OV)/openvino.stamp
 bench: $(VENV)/bench.stamp $(ZOO)/zoo.stamp
 	$(ZOO)/bin/python -m benchmarks.zoo.build
 	$(BIN)/python -m benchmarks.int8
+
+# About two hours; nothing else should run.
+bench-latency: $(VENV)/run.stamp
+	$(BIN)/python -m benchmarks.bare_loop
+	$(BIN)/python -m benchmarks.open_loop
+	$(BIN)/python -m benchmarks.gate_statistic
+	$(BIN)/python -m benchmarks.gate_power
+	$(BIN)/python -m benchmarks.gate_power --threads 2 --equal 60 --slower 20 --output benchmarks/results/gate_power_2.json
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
