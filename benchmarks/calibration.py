@@ -4,8 +4,8 @@
 
 `SQNR` rows: static INT8 of the cleaned-up model, 128 calibration samples, judged at all float outputs on 128 others.
 `cost` rows: a fresh process each, one thread, batch 1, 16, 128 and 1024 samples (those there are, repeated), the same
-tensors exposed: `plain` only runs the model, `ranges` and `histograms` also collect statistics; wall time without the
-start of the process, peak resident memory of the process. Times mean something on a quiet machine only.
+tensors exposed: `plain` only runs the model, `ranges` and `histograms` also collect statistics; wall and CPU time without
+the start of the process, peak resident memory of the process. Times mean something on a quiet machine only.
 """
 
 import argparse
@@ -89,15 +89,15 @@ def _cost(folder: Path, kind: str, count: int) -> dict[str, float]:
     data = replace(data, order=tuple(data.order[i % len(data)] for i in range(count)))
     names, target = quantizable(model), Target(threads=1)
     with tempfile.TemporaryDirectory() as workdir:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         if kind == "plain":
             for _ in tap(model, names, lambda: (s.feeds for s in data), target, Path(workdir)):
                 pass
         else:
             calibrate(model, names, data, target, Path(workdir), histograms=kind == "histograms")
-        wall = time.perf_counter() - start
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"values": len(names), "wall_s": round(wall, 3), "peak_rss_mb": round(peak, 1)}
+    return {"values": len(names), "wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_rss_mb": round(peak, 1)}
 
 
 def _sqnr(folder: Path) -> dict[str, float]:

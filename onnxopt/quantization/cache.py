@@ -55,7 +55,8 @@ def key(model_hash: str, fingerprint: str, names: Sequence[str], target: Target)
 def read(folder: Path, key: str, names: Sequence[str], *, histograms: bool) -> dict[str, Statistics] | None:
     """The statistics of ``names``, or ``None`` where there is no sound entry, or none with histograms."""
     try:
-        with np.load(folder / f"{key}.npz", allow_pickle=False) as stored:
+        payload = io.BytesIO((folder / f"{key}.npz").read_bytes())  # numpy leaves a damaged file open
+        with np.load(payload, allow_pickle=False) as stored:
             document = json.loads(str(stored["document"]))
             counts = stored["counts"]
             if histograms and counts.shape != (len(names), 2 * SIDE):
