@@ -2,10 +2,10 @@
 
     python -m benchmarks.calibration [ID ...]
 
-`SQNR` rows: static INT8 of the cleaned-up model, 128 calibration samples, judged at all float outputs on 128 others.
-`cost` rows: a fresh process each, one thread, batch 1, 16, 128 and 1024 samples (those there are, repeated), the same
-tensors exposed: `plain` only runs the model, `ranges` and `histograms` also collect statistics; wall and CPU time without
-the start of the process, peak resident memory of the process. Times mean something on a quiet machine only.
+`sqnr_db`: static INT8 of the cleaned-up model, up to 128 calibration samples, at its first output on samples held back.
+`cost`: a fresh process each, one thread, 16, 128 and 1024 samples (those there are, repeated), same tensors exposed:
+`plain` only runs the model, `ranges` and `histograms` also collect statistics; wall and CPU time without the start of
+the process, peak resident memory of the process. Wall times mean something on a quiet machine only.
 """
 
 import argparse

@@ -22,13 +22,14 @@ from onnxopt.commands.common import (
     size_table,
     workspace,
 )
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
@@ -102,6 +103,12 @@ def quantize(
             where=f"onnxopt quantize {path.name} --mode static",
             fix="give --data, or use --mode dynamic",
         )
+    if mode == "dynamic" and calibrator != "auto":
+        raise UsageError(
+            "dynamic quantization finds its ranges at run time and calibrates nothing",
+            where=f"--mode dynamic --calibrator {calibrator}",
+            fix="leave --calibrator out, or use --mode static",
+        )
     model = open_model(path, target)
     require_float(model, str(path))
     excluded(nodes(model), exclude)
@@ -115,15 +122,13 @@ def quantize(
         feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
         candidates: list[Candidate] = []
-        static = None
+        static, tried = None, dict[Calibrator, float]()
         if mode == "static" or (mode == "auto" and not calibration.synthetic):
             static = StaticQuantize(kept)
-        tried: dict[Calibrator, float] = {}
-        if static is not None and calibrator == "auto":
-            tried = output_errors(static, clean, path, held_back, scorer.output, ctx)
-        if static is not None:
-            chosen_calibrator = least_error(tried, static.calibrator) if calibrator == "auto" else calibrator
-            static = replace(static, calibrator=chosen_calibrator)
+            if calibrator == "auto":
+                tried = output_errors(static, clean, path, held_back, scorer.output, ctx)
+            fitting = least_error(tried, static.calibrator) if calibrator == "auto" else calibrator
+            static = replace(static, calibrator=fitting)
         for name, item in _attempts(mode, static, kept, clean).items():
             hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
             if hopeless is None:
@@ -134,7 +139,8 @@ def quantize(
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
                 "max_drop": max_drop,
-                "within_budget": chosen.comparison.drop <= max_drop,  # what the clock said is not the same every time
+                # Not what the clock said, which is not the same every time.
+                "within_budget": chosen.comparison.is_within(max_drop),
                 "metric": chosen.comparison.metric,
                 "reference_score": chosen.comparison.reference_score,
                 "candidate_score": chosen.comparison.candidate_score,
@@ -145,7 +151,9 @@ def quantize(
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        return _report(path, candidates, chosen, held_back, calibration, tried)
+        report = _report(path, candidates, chosen, held_back, calibration, tried)
+        models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
+        return with_fallback(report, models, feeds, target)
 
 
 def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
+from onnxopt.errors import ModelError
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context
 from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
@@ -37,7 +38,7 @@ def output_errors(
         ctx: Calibration data, target, folder.
 
     Returns:
-        Nothing where the pass changes nothing or the output holds no numbers.
+        Nothing where the pass changes nothing, its model does not load, or the output holds no numbers.
     """
     samples = held_back.take(range(min(SAMPLES, len(held_back))))
     session = open_session(reference, ctx.target)
@@ -48,11 +49,14 @@ def output_errors(
     ordered: list[Calibrator] = ["mse", *(name for name in CALIBRATORS if name != "mse")]
     with ctx.progress.task("trying calibrators", len(ordered)) as advance:
         for calibrator in ordered:
-            result = replace(item, calibrator=calibrator).run(model.clone(), ctx)
-            if not result.changes:
+            try:
+                result = replace(item, calibrator=calibrator).run(model.clone(), ctx)
+                if not result.changes:
+                    return {}
+                save(result.model, path)
+                candidate = open_session(path, ctx.target)
+            except ModelError:
                 return {}
-            save(result.model, path)
-            candidate = open_session(path, ctx.target)
             meter = DriftMeter()
             for outputs, sample in zip(expected, samples, strict=True):
                 meter.update(outputs, candidate.run(sample.feeds, [output]))
