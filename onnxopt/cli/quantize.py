@@ -24,11 +24,15 @@ from onnxopt.errors import UsageError
 
 __all__ = ["command"]
 
+CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entropy", "mse")
+
 
 @click.command("quantize")
 @click.argument("model", type=PATH)
 @output_options
 @click.option("--mode", type=click.Choice(["auto", "static", "dynamic"]), default="auto", show_default=True)
+@click.option("--calibrator", type=click.Choice(CALIBRATORS), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
@@ -40,6 +44,8 @@ def command(
     model: Path,
     output: Path | None,
     mode: Any,
+    calibrator: Any,
+    workers: int,
     eval_data: str | None,
     max_drop: float,
     exclude: tuple[str, ...],
@@ -59,6 +65,8 @@ def command(
         output,
         source(shared),
         mode=mode,
+        calibrator=calibrator,
+        workers=workers,
         eval_data=eval_data,
         max_drop=max_drop,
         exclude=exclude,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -27,16 +29,18 @@ from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
+from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import excluded, matching, stems
 from onnxopt.quantization.static import StaticQuantize
+from onnxopt.quantization.tryout import least_error, output_errors
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
@@ -56,6 +60,7 @@ def quantize(
     source: Source | None = None,
     *,
     mode: Mode = "auto",
+    calibrator: Calibrator | Literal["auto"] = "auto",
     eval_data: str | None = None,
     max_drop: float = 0.01,
     exclude: Sequence[str] = (),
@@ -64,6 +69,7 @@ def quantize(
     target: Target | None = None,
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes to INT8, judges accuracy on samples not used for calibration, measures against the input, decides.
@@ -73,6 +79,8 @@ def quantize(
         output: Where the result goes.
         source: Calibration data; static quantization needs them. Without, accuracy is only known on made-up inputs.
         mode: ``"static"``, ``"dynamic"``, or ``"auto"`` for the faster of both.
+        calibrator: How ranges follow from the calibration data; ``"auto"``: the one of least output error on samples
+            held back.
         eval_data: Data to judge by; default: the part of ``source`` that calibration does not use.
         max_drop: Largest drop of the metric.
         exclude: Patterns of node names, or op types, that stay float.
@@ -81,6 +89,7 @@ def quantize(
         target: Where the model is to run.
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
+        workers: Processes that share calibration.
         progress: Told of each step.
 
     Raises:
@@ -94,6 +103,12 @@ def quantize(
             where=f"onnxopt quantize {path.name} --mode static",
             fix="give --data, or use --mode dynamic",
         )
+    if mode == "dynamic" and calibrator != "auto":
+        raise UsageError(
+            "dynamic quantization finds its ranges at run time and calibrates nothing",
+            where=f"--mode dynamic --calibrator {calibrator}",
+            fix="leave --calibrator out, or use --mode static",
+        )
     model = open_model(path, target)
     require_float(model, str(path))
     excluded(nodes(model), exclude)
@@ -101,13 +116,20 @@ def quantize(
     calibration, held_back = _data(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
-        ctx = Context(folder, calibration, target, source.seed, progress)
+        ctx = Context(folder, calibration, target, source.seed, progress, workers)
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
         candidates: list[Candidate] = []
-        for name, item in _attempts(mode, kept, clean, calibration).items():
+        static, tried = None, dict[Calibrator, float]()
+        if mode == "static" or (mode == "auto" and not calibration.synthetic):
+            static = StaticQuantize(kept)
+            if calibrator == "auto":
+                tried = output_errors(static, clean, path, held_back, scorer.output, ctx)
+            fitting = least_error(tried, static.calibrator) if calibrator == "auto" else calibrator
+            static = replace(static, calibrator=fitting)
+        for name, item in _attempts(mode, static, kept, clean).items():
             hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
             if hopeless is None:
                 candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
@@ -129,7 +151,7 @@ def quantize(
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        report = _report(path, candidates, chosen, held_back, calibration)
+        report = _report(path, candidates, chosen, held_back, calibration, tried)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 
@@ -142,13 +164,13 @@ def _data(source: Source, eval_data: str | None, path: Path, model: Model, targe
     return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
-def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: Dataset) -> dict[str, Pass]:
+def _attempts(mode: Mode, static: StaticQuantize | None, exclude: tuple[str, ...], model: Model) -> dict[str, Pass]:
     """The candidates that the mode allows, by name."""
     attempts: dict[str, Pass] = {}
-    if mode == "static" or (mode == "auto" and not calibration.synthetic):
-        attempts["static"] = StaticQuantize(exclude)
+    if static is not None:
+        attempts["static"] = static
         if stems(model):
-            attempts["static, float stem"] = StaticQuantize(exclude, float_stem=True)
+            attempts["static, float stem"] = replace(static, float_stem=True)
     if mode != "static":
         attempts["dynamic"] = DynamicQuantize(exclude)
     return attempts
@@ -173,12 +195,19 @@ def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, kee
 
 
 def _report(
-    path: Path, candidates: Sequence[Candidate], chosen: Candidate | None, held_back: Dataset, calibration: Dataset
+    path: Path,
+    candidates: Sequence[Candidate],
+    chosen: Candidate | None,
+    held_back: Dataset,
+    calibration: Dataset,
+    tried: Mapping[Calibrator, float],
 ) -> Report:
     judged = {c.name: c.latency for c in candidates if c.latency is not None}
     tables: list[Table] = [
         Table("Candidates", ("candidate", "integer nodes", "outcome", "why"), tuple(_row(c) for c in candidates))
     ]
+    if tried:
+        tables.append(Table("Calibrators", ("calibrator", "SQNR dB"), tuple(tried.items())))
     if chosen is not None and chosen.comparison is not None:
         tables += [accuracy_table(chosen.comparison), drift_table(chosen.comparison)]
         tables.append(size_table({"input": path, "output": chosen.path}))
@@ -200,6 +229,7 @@ def _report(
                 for c in candidates
             ],
             "chosen": None if chosen is None else chosen.name,
+            "calibrators": {name: sqnr_db if math.isfinite(sqnr_db) else None for name, sqnr_db in tried.items()},
             "calibration_samples": 0 if calibration.synthetic else len(calibration),
             "judged_on": len(held_back),
             "synthetic": held_back.synthetic,

@@ -25,6 +25,7 @@ class Context:
         target: Where the result is to run.
         seed: Seed of every random choice.
         progress: Where long work tells how far it is.
+        workers: Processes that share a pass over the data.
     """
 
     workdir: Path
@@ -32,6 +33,7 @@ class Context:
     target: Target = field(default_factory=Target)
     seed: int = 0
     progress: Progress = field(default_factory=SilentProgress)
+    workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ __all__ = [
     "flag",
     "matching",
     "place",
+    "quantizable",
     "stems",
     "weight_axis",
 ]
@@ -92,6 +93,17 @@ def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -
             )
     grid_of = {**produced, **{v: v for v in consumed}}
     return Placement(tuple(nodes), tuple(produced), tuple(consumed), grid_of, tuple(notes))
+
+
+def quantizable(model: Model) -> tuple[str, ...]:
+    """Names of all values whose range a placement may ask for, whatever nodes it excludes.
+
+    One calibration of these serves every candidate. Excluding nodes only ever takes values away from those quantized at
+    their source; a node that remains then reads a quantized form of its own input.
+    """
+    full = place(model)
+    values = [*full.grid_of.values(), *(node.inputs[0] for node in full.nodes)]
+    return tuple(dict.fromkeys(v.name for v in values if v is not None and v.name))
 
 
 def compute_reason(node: ir.Node) -> str | None:

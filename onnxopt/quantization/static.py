@@ -21,10 +21,11 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
-from onnxopt.quantization.calibrate import calibrate
-from onnxopt.quantization.observers import MinMax
+from onnxopt.quantization.calibrate import statistics
+from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
+from onnxopt.quantization.observers import Statistics
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, stems, weight_axis
+from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, quantizable, stems, weight_axis
 
 __all__ = ["StaticQuantize"]
 
@@ -47,6 +48,7 @@ class StaticQuantize:
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
+        calibrator: How the ranges of activations follow from the data.
         scheme: The integer grids.
     """
 
@@ -55,6 +57,7 @@ class StaticQuantize:
 
     exclude: tuple[str, ...] = ()
     float_stem: bool = False
+    calibrator: Calibrator = "mse"
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -73,13 +76,10 @@ class StaticQuantize:
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
         if self.float_stem:
             skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
-        placement, ranges = _placed(model, skip, ctx.data, ctx)
+        placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
-        grids = {
-            value: qparams(*ranges[source.name or ""].range(), self.scheme.activations)
-            for value, source in placement.grid_of.items()
-        }
+        grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
         writer = _Writer(model, self.scheme)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -89,20 +89,23 @@ class StaticQuantize:
             writer.quantize_at_source(value, grids[value])
         return PassResult(model, len(placement.nodes), placement.notes)
 
+    def _grid(self, found: Statistics) -> GridPoint:
+        return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)
+
 
 def _placed(
-    model: Model, skip: Mapping[ir.Node, str], data: Dataset, ctx: Context
-) -> tuple[Placement, dict[str, MinMax]]:
-    """The placement whose ranges are all finite on ``data``, and these ranges; nodes at other values stay float."""
-    skip, ranges = dict(skip), dict[str, MinMax]()
+    model: Model, skip: Mapping[ir.Node, str], calibrator: Calibrator, data: Dataset, ctx: Context
+) -> tuple[Placement, Mapping[str, Statistics]]:
+    """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float."""
+    if not place(model, skip).nodes:
+        return place(model, skip), {}
+    skip = dict(skip)
+    found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(calibrator))
     while True:
         placement = place(model, skip)
-        wanted = dict.fromkeys(v.name or "" for v in placement.grid_of.values() if (v.name or "") not in ranges)
-        if wanted:
-            ranges |= calibrate(model, list(wanted), data, ctx)
-        bad = [v for v, source in placement.grid_of.items() if not ranges[source.name or ""].finite]
+        bad = [v for v, source in placement.grid_of.items() if not found[source.name or ""].range.finite]
         if not bad:
-            return placement, ranges
+            return placement, found
         for value in bad:
             skip |= dict.fromkeys(_touching(value), "it reads or makes NaN or infinite values on the calibration data")
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxopt.core.io import load, save
+from onnxopt.data.content import Digest
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.passes.base import Context, Pass, PassResult
 from onnxopt.run.target import Target
@@ -32,7 +33,10 @@ class Lab:
 
     def run(self, item: Pass, model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> PassResult:
         samples = [Sample(f) for f in feeds]
-        data = Dataset("test", lambda i: samples[i], tuple(range(len(samples))), "digest", False)
+        digest = Digest("test")
+        for array in (a for f in feeds for a in f.values()):
+            digest.array(array)
+        data = Dataset("test", lambda i: samples[i], tuple(range(len(samples))), digest.hex(), False)
         result = item.run(model, Context(self.folder, data, Target(threads=1)))
         save(result.model, self.result)
         onnx.checker.check_model(self.result, full_check=True)

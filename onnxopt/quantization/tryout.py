@@ -1,0 +1,79 @@
+"""Which calibrator suits a model: each is tried, from one pass over the data, and judged by what reaches the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.data.dataset import Dataset
+from onnxopt.errors import ModelError
+from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.passes.base import Context
+from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
+from onnxopt.quantization.static import StaticQuantize
+from onnxopt.run.session import open_session
+
+__all__ = ["least_error", "output_errors"]
+
+SAMPLES = 32
+MARGIN_DB = 0.5
+"""A calibrator must be better by this much to replace the default: less is the luck of the samples."""
+
+
+def output_errors(
+    item: StaticQuantize, model: Model, reference: Path, held_back: Dataset, output: str, ctx: Context
+) -> dict[Calibrator, float]:
+    """SQNR (dB) at ``output`` on samples that were not calibrated on, for each calibrator.
+
+    Args:
+        item: The pass; only its calibrator is varied.
+        model: The cleaned-up float model; it is not changed.
+        reference: File of the input model.
+        held_back: Samples to judge by; the first ``SAMPLES`` are used.
+        output: Name of the output that counts.
+        ctx: Calibration data, target, folder.
+
+    Returns:
+        Nothing where the pass changes nothing, its model does not load, or the output holds no numbers.
+    """
+    samples = held_back.take(range(min(SAMPLES, len(held_back))))
+    session = open_session(reference, ctx.target)
+    expected = [session.run(sample.feeds, [output]) for sample in samples]
+    found: dict[Calibrator, float] = {}
+    path = ctx.workdir / "tryout.onnx"
+    # The first one collects histograms, so that all others read what it has found.
+    ordered: list[Calibrator] = ["mse", *(name for name in CALIBRATORS if name != "mse")]
+    with ctx.progress.task("trying calibrators", len(ordered)) as advance:
+        for calibrator in ordered:
+            try:
+                result = replace(item, calibrator=calibrator).run(model.clone(), ctx)
+                if not result.changes:
+                    return {}
+                save(result.model, path)
+                candidate = open_session(path, ctx.target)
+            except ModelError:
+                return {}
+            meter = DriftMeter()
+            for outputs, sample in zip(expected, samples, strict=True):
+                meter.update(outputs, candidate.run(sample.feeds, [output]))
+            sqnr_db = meter.result()[0].sqnr_db
+            if sqnr_db is None:
+                return {}
+            found[calibrator] = sqnr_db
+            advance(1)
+    return found
+
+
+def least_error(found: Mapping[Calibrator, float], default: Calibrator) -> Calibrator:
+    """The calibrator of the highest SQNR, or ``default`` where none is better by ``MARGIN_DB``."""
+    best = default
+    for name, sqnr_db in found.items():
+        if sqnr_db > found.get(best, -math.inf):
+            best = name
+    if default not in found or not math.isfinite(found[default]):
+        return best
+    return best if found[best] > found[default] + MARGIN_DB else default
