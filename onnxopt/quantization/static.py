@@ -21,6 +21,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import calibrate
 from onnxopt.quantization.observers import MinMax
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
@@ -47,6 +48,7 @@ class StaticQuantize:
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
+        correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
     """
 
@@ -55,6 +57,7 @@ class StaticQuantize:
 
     exclude: tuple[str, ...] = ()
     float_stem: bool = False
+    correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -80,6 +83,7 @@ class StaticQuantize:
             value: qparams(*ranges[source.name or ""].range(), self.scheme.activations)
             for value, source in placement.grid_of.items()
         }
+        weights = dict(_weights(placement)) if self.correct_bias else {}
         writer = _Writer(model, self.scheme)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -87,7 +91,15 @@ class StaticQuantize:
             writer.quantize_for(value, placement.nodes, grids[value])
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
-        return PassResult(model, len(placement.nodes), placement.notes)
+        notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
+        return PassResult(model, len(placement.nodes), (*placement.notes, *notes))
+
+
+def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
+    for node in placement.nodes:
+        tensor = constant(node.inputs[1])
+        if tensor is not None:
+            yield node, read(tensor)
 
 
 def _placed(
