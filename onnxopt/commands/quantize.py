@@ -33,6 +33,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.fixes import Fixes, choose_fixes
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import excluded, matching, stems
 from onnxopt.quantization.static import StaticQuantize
@@ -106,10 +107,15 @@ def quantize(
         feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
         candidates: list[Candidate] = []
-        for name, item in _attempts(mode, kept, clean, calibration).items():
+        fixes = Fixes(clean)
+        if mode == "auto" and not calibration.synthetic:
+            output_judged = scorer.output if scorer.is_chosen else None
+            fixes = choose_fixes(clean, StaticQuantize(kept, float_stem=True), calibration, output_judged, ctx)
+        for name, item in _attempts(mode, kept, clean, calibration, correct_bias=fixes.correct_bias).items():
             hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
             if hopeless is None:
-                candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
+                base = clean if isinstance(item, DynamicQuantize) else fixes.model
+                candidates.append(try_candidate(name, item, base, path, scorer, feeds, max_drop, ctx))
             else:
                 candidates.append(Candidate(name, item, None, folder / name, 0, "not tried", hopeless))
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
@@ -123,11 +129,13 @@ def quantize(
                 "samples": chosen.comparison.samples,
             }
             changes = {chosen.item.name: chosen.changes}
-            stamp(chosen.model, path, [*cleanups, chosen.item], changes=changes, verdict=facts, data=calibration)
+            fixed = () if isinstance(chosen.item, DynamicQuantize) else fixes.passes
+            recipe = [*cleanups, *fixed, chosen.item]
+            stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        return _report(path, candidates, chosen, held_back, calibration)
+        return _report(path, candidates, chosen, held_back, calibration, fixes)
 
 
 def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
@@ -138,13 +146,15 @@ def _data(source: Source, eval_data: str | None, path: Path, model: Model, targe
     return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
-def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: Dataset) -> dict[str, Pass]:
+def _attempts(
+    mode: Mode, exclude: tuple[str, ...], model: Model, calibration: Dataset, *, correct_bias: bool
+) -> dict[str, Pass]:
     """The candidates that the mode allows, by name."""
     attempts: dict[str, Pass] = {}
     if mode == "static" or (mode == "auto" and not calibration.synthetic):
-        attempts["static"] = StaticQuantize(exclude)
+        attempts["static"] = StaticQuantize(exclude, correct_bias=correct_bias)
         if stems(model):
-            attempts["static, float stem"] = StaticQuantize(exclude, float_stem=True)
+            attempts["static, float stem"] = StaticQuantize(exclude, float_stem=True, correct_bias=correct_bias)
     if mode != "static":
         attempts["dynamic"] = DynamicQuantize(exclude)
     return attempts
@@ -169,7 +179,12 @@ def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, kee
 
 
 def _report(
-    path: Path, candidates: Sequence[Candidate], chosen: Candidate | None, held_back: Dataset, calibration: Dataset
+    path: Path,
+    candidates: Sequence[Candidate],
+    chosen: Candidate | None,
+    held_back: Dataset,
+    calibration: Dataset,
+    fixes: Fixes,
 ) -> Report:
     judged = {c.name: c.latency for c in candidates if c.latency is not None}
     tables: list[Table] = [
@@ -197,11 +212,12 @@ def _report(
             ],
             "chosen": None if chosen is None else chosen.name,
             "calibration_samples": 0 if calibration.synthetic else len(calibration),
+            "fixes": [as_json(n) for n in fixes.notes],
             "judged_on": len(held_back),
             "synthetic": held_back.synthetic,
         },
         tuple(tables),
-        _notes(candidates, chosen, held_back),
+        (*fixes.notes, *_notes(candidates, chosen, held_back)),
     )
 
 

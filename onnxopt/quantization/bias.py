@@ -1,9 +1,9 @@
 """Bias correction: takes the mean error that rounding the weights puts on each output channel out of the bias.
 
-Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2: ``b' = b + E[W x] - E[W_quantized x]``. Both means
-are over what the layer reads in the quantized model, so that each layer answers for its own error only and one pass
-serves all. (Taken against the outputs of the float model, errors inherited from earlier layers are corrected again and
-again: measured, effnet falls from 20 dB to 4 dB, in 16 blocks to 1 dB.)
+Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2: ``b' = b + E[W x] - E[W_quantized x]``. Both
+means are over what the layer reads in the quantized model, so that each layer answers for its own error only and one
+pass serves all. (Taken against the outputs of the float model, errors inherited from earlier layers are corrected again
+and again: measured, effnet falls from 20 dB to 4 dB, in 16 blocks to 1 dB.)
 """
 
 from __future__ import annotations
@@ -122,8 +122,7 @@ class _Slot:
         base = f"{node.outputs[0].name}_corrected"
         bias = self.value + shift
         if self.scale is None:
-            shape = np.shape(array_of(old))
-            new = editor.add_constant(base, bias.astype(np.float32).reshape(shape), before=node)
+            new = editor.add_constant(base, bias.astype(np.float32), before=node)
         else:
             codes = np.clip(np.rint(bias / self.scale), -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
             inputs = [
@@ -151,7 +150,7 @@ def _slot(node: ir.Node) -> _Slot | None:
             return None
         index = 1 if reader.inputs[0] is node.outputs[0] else 0
         bias, scale = array_of(reader.inputs[index]), _scale(node.inputs[1])
-        if bias is None or scale is None or bias.size != scale.size or bias.shape[-1:] != (bias.size,):
+        if bias is None or scale is None or bias.size != scale.size or bias.ndim != 1:
             return None
         return _Slot(reader, index, bias.astype(np.float64).reshape(-1), None)
     data, weight = _scale(node.inputs[0]), _scale(node.inputs[1])

@@ -1,8 +1,8 @@
 """Cross-layer equalization: evens out the ranges of the channels between two layers without changing the function.
 
-Source: Nagel et al. 2019, Data-Free Quantization, https://arxiv.org/abs/1906.04721, section 4.1: with the ranges ``r1`` of
-what writes a channel and ``r2`` of what reads it, ``s = sqrt(r1 r2) / r2``; swept until nothing moves. A depthwise Conv
-reads one region and writes the next, so that chains of three layers need no rule of their own.
+Source: Nagel et al. 2019, Data-Free Quantization, https://arxiv.org/abs/1906.04721, section 4.1: with the ranges ``r1``
+of what writes a channel and ``r2`` of what reads it, ``s = sqrt(r1 r2) / r2``; swept until nothing moves. A depthwise
+Conv reads one region and writes the next, so that chains of three layers need no rule of their own.
 """
 
 from __future__ import annotations

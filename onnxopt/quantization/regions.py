@@ -6,7 +6,6 @@ Dividing what writes it and multiplying what reads it by the same scales leaves 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,8 +14,9 @@ import onnx_ir as ir
 
 from onnxopt.core.query import Model, constant, label
 from onnxopt.core.tensors import borrow
-from onnxopt.passes.constants import array_of, int_attribute, is_op, reason_not_constant, tensor_of
-from onnxopt.passes.shapes import Dims, DerivedShapes
+from onnxopt.passes.constants import int_attribute, is_op, reason_not_constant, tensor_of
+from onnxopt.passes.shapes import DerivedShapes
+from onnxopt.quantization.channels import FIRST, LAST, Layout, is_per_channel, passed
 from onnxopt.quantization.select import COMPUTE, compute_reason, flag
 
 __all__ = ["NORMS", "Region", "Use", "find_regions"]
@@ -24,16 +24,9 @@ __all__ = ["NORMS", "Region", "Use", "find_regions"]
 Use = tuple[ir.Node, int]
 """A node and the index of one of its inputs."""
 
-LAST, FIRST = -1, 1
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 LARGEST = 1e30
 """Weights beyond this could leave float32 when they are scaled."""
-PASSING = frozenset(
-    {
-        *("Relu", "LeakyRelu", "Identity", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Pad"),
-        *("ReduceMean", "ReduceMax", "Flatten", "Reshape"),
-    }
-)
 
 
 @dataclass(eq=False)
@@ -71,15 +64,6 @@ class Region:
         return self.reason
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the channels of a value are: on the first axis after the batch or on the last one, ``block`` entries each."""
-
-    channels: int
-    axis: int
-    block: int = 1
-
-
 def find_regions(model: Model, *, through_adds: bool = True) -> list[Region]:
     """The regions of the main graph that a Conv, Gemm or MatMul with constant weights reads, or a Clip limits.
 
@@ -99,7 +83,7 @@ class _Finder:
     def __init__(self, model: Model, through_adds: bool) -> None:
         self.shapes = DerivedShapes(model)
         self.through_adds = through_adds
-        self.layouts: dict[ir.Value, _Layout] = {}
+        self.layouts: dict[ir.Value, Layout] = {}
         self.parents: dict[ir.Value, ir.Value] = {}
         self.inner: set[ir.Node] = set()
         self.shifts: dict[ir.Value, list[Use]] = {}
@@ -119,9 +103,9 @@ class _Finder:
         known = self.layouts.get(data) if data is not None else None
         if data is None or known is None:
             return
-        passed = self._passed(node, data, known)
-        if passed is not None:
-            self.layouts[node.outputs[0]] = passed
+        behind = passed(node, known, self.shapes)
+        if behind is not None:
+            self.layouts[node.outputs[0]] = behind
             self._tie(node, data)
 
     def regions(self, model: Model) -> Iterator[Region]:
@@ -146,18 +130,18 @@ class _Finder:
                     region.others.append((node, index))
         yield from (r for r in found.values() if r.readers or any(is_op(n, "Clip") for n, _ in r.others))
 
-    def _written(self, node: ir.Node) -> _Layout | None:
+    def _written(self, node: ir.Node) -> Layout | None:
         if is_op(node, *COMPUTE) and constant(node.inputs[1]) is not None:
-            return _Layout(_outputs(node), FIRST if node.op_type == "Conv" else LAST)
+            return Layout(_outputs(node), FIRST if node.op_type == "Conv" else LAST)
         if is_op(node, *NORMS) and int_attribute(node, "axis", -1) == -1:
             weight = tensor_of(node.inputs[1])
-            return None if weight is None or len(weight.shape) != 1 else _Layout(weight.size, LAST)
+            return None if weight is None or len(weight.shape) != 1 else Layout(weight.size, LAST)
         if is_op(node, "Mul"):
             index = next((i for i in (0, 1) if tensor_of(node.inputs[i]) is not None), None)
             data = None if index is None else self.shapes.of(node.inputs[1 - index])
             scale = None if index is None else tensor_of(node.inputs[index])
             if scale is not None and data and len(scale.shape) == 1 and data[-1] == scale.size > 1:
-                return _Layout(scale.size, LAST)
+                return Layout(scale.size, LAST)
         return None
 
     def _visit_add(self, node: ir.Node) -> None:
@@ -167,7 +151,7 @@ class _Finder:
         for data, other, index in ((first, second, 1), (second, first, 0)):
             layout, tensor = self.layouts.get(data), tensor_of(other)
             if layout is not None and tensor is not None:
-                if _per_channel(tuple(tensor.shape.numpy()), layout, self.shapes.of(data)):
+                if is_per_channel(tuple(tensor.shape.numpy()), layout, self.shapes.of(data)):
                     self.layouts[node.outputs[0]] = layout
                     self._tie(node, data)
                     self.shifts.setdefault(node.outputs[0], []).append((node, index))
@@ -189,35 +173,6 @@ class _Finder:
             value = self.parents[value]
         return value
 
-    def _passed(self, node: ir.Node, data: ir.Value, layout: _Layout) -> _Layout | None:
-        """Where the channels are behind ``node``; ``None`` when a scale does not pass it."""
-        if node.op_type not in PASSING or any(a.is_ref() for a in node.attributes.values()):
-            return None
-        dims = self.shapes.of(data)
-        match node.op_type:
-            case "Relu" | "LeakyRelu" | "Identity":
-                return layout
-            case "Flatten" | "Reshape":
-                return self._reshaped(node, dims, layout)
-            case "ReduceMean" | "ReduceMax":
-                return _reduced(node, dims, layout)
-            case "Pad":
-                return layout if layout.axis == FIRST and _pads_zero(node) else None
-            case _:
-                return layout if layout.axis == FIRST else None
-
-    def _reshaped(self, node: ir.Node, dims: Dims | None, layout: _Layout) -> _Layout | None:
-        after = self.shapes.of(node.outputs[0])
-        if not after or after[-1] is None or dims is None:
-            return None
-        if layout.axis == LAST:
-            return layout if after[-1] == layout.channels * layout.block else None
-        inner = dims[2:]
-        size = math.prod(d for d in inner if d is not None)
-        if len(after) == 2 and None not in inner and after[1] == layout.channels * size:
-            return _Layout(layout.channels, LAST, size)
-        return None
-
 
 def _outputs(node: ir.Node) -> int:
     """Number of output channels; 0 where the weight has no such axis."""
@@ -228,7 +183,7 @@ def _outputs(node: ir.Node) -> int:
     return sizes[0] if node.op_type == "Conv" or flag(node, "transB") else sizes[-1]
 
 
-def _reads(node: ir.Node, layout: _Layout) -> bool:
+def _reads(node: ir.Node, layout: Layout) -> bool:
     """Whether ``node`` is a linear operator that contracts the channels of ``layout``."""
     tensor = constant(node.inputs[1]) if is_op(node, *COMPUTE) else None
     if tensor is None or any(a.is_ref() for a in node.attributes.values()):
@@ -273,42 +228,3 @@ def _writer_reason(node: ir.Node, channels: int) -> str | None:
             if not (np.abs(array) < LARGEST).all():
                 return f"{label(node)}: its constant holds NaN, infinity or values above {LARGEST:g}"
     return None
-
-
-def _per_channel(shape: tuple[int, ...], layout: _Layout, dims: Dims | None) -> bool:
-    """Whether a constant of ``shape`` holds one value a channel and widens nothing."""
-    if dims is None or len(shape) > len(dims) or layout.block != 1:
-        return False
-    full = (1,) * (len(dims) - len(shape)) + tuple(int(size) for size in shape)
-    axis = layout.axis % len(dims)
-    return full[axis] == layout.channels and all(size == 1 for i, size in enumerate(full) if i != axis)
-
-
-def _reduced(node: ir.Node, dims: Dims | None, layout: _Layout) -> _Layout | None:
-    """Behind a reduction over all positions of images."""
-    if dims is None or layout.axis != FIRST or int_attribute(node, "noop_with_empty_axes", 0):
-        return None
-    axes: list[int] = [int(a) for a in node.attributes["axes"].as_ints()] if "axes" in node.attributes else []
-    if len(node.inputs) > 1 and (array := array_of(node.inputs[1])) is not None:
-        axes = [int(a) for a in array]
-    if sorted(a % len(dims) for a in axes) != list(range(2, len(dims))):
-        return None
-    return layout if int_attribute(node, "keepdims", 1) else _Layout(layout.channels, LAST)
-
-
-def _pads_zero(node: ir.Node) -> bool:
-    """Whether Pad adds zeros, or copies of what is there, and none of them to batch or channels."""
-    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
-    value = array_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
-    filled = "value" in node.attributes and node.attributes["value"].as_float() != 0
-    if mode == "constant" and (filled or value is None or np.any(value != 0)):
-        return False
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        return False
-    pads = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    if pads is None:
-        pads = np.array(node.attributes["pads"].as_ints()) if "pads" in node.attributes else None
-    if pads is None or len(pads) % 2 or len(pads) < 4:
-        return False
-    half = len(pads) // 2
-    return not (pads[:2].any() or pads[half : half + 2].any())
