@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
+OV     := .venv-openvino
 
-.PHONY: demo test lint types pytest bench clean
+.PHONY: demo test lint types pytest test-openvino bench clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -19,6 +20,10 @@ types: $(VENV)/test.stamp
 
 pytest: $(VENV)/test.stamp
 	$(BIN)/pytest
+
+# onnxruntime-openvino and onnxruntime are the same module: one of them in a virtual environment.
+test-openvino: $(OV)/openvino.stamp
+	$(OV)/bin/pytest -m openvino tests/cli tests/run
 
 # Needs the Debian packages that benchmarks/zoo/README.md names.
 bench: $(VENV)/bench.stamp $(ZOO)/zoo.stamp
@@ -36,6 +41,14 @@ $(VENV)/test.stamp: pyproject.toml constraints-test.txt $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints-test.txt -e '.[test]'
 	touch $@ $(VENV)/run.stamp
 
+$(OV)/openvino.stamp: pyproject.toml
+	$(PYTHON) -m venv $(OV)
+	$(OV)/bin/pip install -q onnxruntime-openvino hypothesis pytest $$($(PYTHON) -c 'import tomllib; \
+		names = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+		print(*(name for name in names if not name.startswith("onnxruntime")))')
+	$(OV)/bin/pip install -q --no-deps -e .
+	touch $@
+
 $(VENV)/bench.stamp: benchmarks/requirements.txt $(VENV)/run.stamp
 	$(BIN)/pip install -q -r benchmarks/requirements.txt
 	touch $@
@@ -47,4 +60,4 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-mo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) dist build
+	rm -rf $(VENV) $(ZOO) $(OV) dist build

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -102,7 +103,8 @@ def trial(models: dict[int, Path], slow_down: int, target: Target, folder: Path,
         "high": check["high"],
         "processes": latency["processes"],
         "p50_ms": latency["reference"]["p50_ms"],
-        "noise_spread": report.data["noise_floor"]["spread"],
+        "log_ratios": [math.log(ratio) for ratio in latency["process_ratios"]],
+        "noise_log_ratios": report.data["noise_floor"]["process_log_ratios"],
         "usual": usual_rule(models[0], models[slow_down], target, folder, seed),
     }
 

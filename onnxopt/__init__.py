@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxopt.commands.common import Source
     from onnxopt.commands.compare import compare
     from onnxopt.commands.demo import demo
+    from onnxopt.commands.doctor import doctor
     from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
     from onnxopt.commands.limits import Limits
@@ -40,6 +41,7 @@ _HOMES = {
     "bench": "commands.bench",
     "compare": "commands.compare",
     "demo": "commands.demo",
+    "doctor": "commands.doctor",
     "gate": "commands.gate",
     "inspect": "commands.inspect",
     "load": "core.io",
@@ -58,6 +60,7 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "doctor",
     "gate",
     "inspect",
     "load",

@@ -15,6 +15,7 @@ NAMES = {
     "bench",
     "compare",
     "demo",
+    "doctor",
     "gate",
     "inspect",
     "load",

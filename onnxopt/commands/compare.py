@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxopt.commands.common import Source, accuracy_table, as_json, data_notes, drift_table, open_data, open_model
+from onnxopt.commands.common import (
+    Source,
+    accuracy_table,
+    as_json,
+    data_notes,
+    drift_table,
+    first_feeds,
+    open_data,
+    open_model,
+)
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Report, Status, Verdict
 from onnxopt.evaluate.compare import Comparison, compare_models
@@ -47,13 +57,15 @@ def compare(
     found = compare_models(
         reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
     )
-    return Report(
+    report = Report(
         command="compare",
         verdict=_judge(found, max_drop, is_chosen=output is not None),
         data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
         tables=(accuracy_table(found), drift_table(found)),
         notes=data_notes(data),
     )
+    models = {"reference": reference, "candidate": candidate}
+    return with_fallback(report, models, first_feeds(data), target)
 
 
 def _judge(found: Comparison, max_drop: float | None, *, is_chosen: bool) -> Verdict:
@@ -63,7 +75,7 @@ def _judge(found: Comparison, max_drop: float | None, *, is_chosen: bool) -> Ver
     text = f"{scores}: {'relative growth' if found.relative else 'drop'} {found.drop:.4g}{bound}"
     if max_drop is None:
         return Verdict(Status.PASS, text)
-    if found.drop > max_drop:
+    if not found.is_within(max_drop):
         return Verdict(Status.FAIL, f"{text}, above the budget of {max_drop:g}")
     lost = None if is_chosen else collapsed(found.drift, judged=found.output)
     if lost is not None:

@@ -10,6 +10,7 @@ from onnxopt.commands.bench import bench
 from onnxopt.commands.checks import Check, conclude
 from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, open_data, open_model
 from onnxopt.commands.evidence import Evidence
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.limits import Limits
 from onnxopt.core.atomic import write_atomic
 from onnxopt.core.io import content_hash
@@ -94,7 +95,7 @@ def gate(
         progress=progress,
     )
     checks = evidence.checks()
-    return Report(
+    report = Report(
         "gate",
         conclude(checks, candidate.name),
         {
@@ -110,6 +111,8 @@ def gate(
         (_table(checks, candidate, baseline), *evidence.tables),
         _notes(reference, stored) + tuple(evidence.notes) + data_notes(data),
     )
+    models = {"candidate": candidate, **({} if reference is None else {"baseline": reference})}
+    return with_fallback(report, models, evidence.feeds, target)
 
 
 def _paired(candidate: Path, reference: Path, source: Source, target: Target) -> Dataset:

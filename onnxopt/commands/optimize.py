@@ -17,6 +17,7 @@ from onnxopt.commands.common import (
     size_table,
     workspace,
 )
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
@@ -88,7 +89,7 @@ def optimize(
         )
         if written:
             save(result, final)
-        return Report(
+        report = Report(
             "optimize",
             outcome,
             {
@@ -104,6 +105,7 @@ def optimize(
             ),
             _notes(records) + data_notes(data),
         )
+        return with_fallback(report, {"input": path, "output": candidate}, feeds, target)
 
 
 def list_passes() -> Report:

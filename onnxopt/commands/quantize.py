@@ -20,6 +20,7 @@ from onnxopt.commands.common import (
     size_table,
     workspace,
 )
+from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
@@ -122,7 +123,8 @@ def quantize(
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
                 "max_drop": max_drop,
-                "within_budget": chosen.comparison.drop <= max_drop,  # what the clock said is not the same every time
+                # Not what the clock said, which is not the same every time.
+                "within_budget": chosen.comparison.is_within(max_drop),
                 "metric": chosen.comparison.metric,
                 "reference_score": chosen.comparison.reference_score,
                 "candidate_score": chosen.comparison.candidate_score,
@@ -135,7 +137,9 @@ def quantize(
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        return _report(path, candidates, chosen, held_back, calibration, fixes)
+        report = _report(path, candidates, chosen, held_back, calibration, fixes)
+        models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
+        return with_fallback(report, models, feeds, target)
 
 
 def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:

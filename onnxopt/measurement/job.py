@@ -129,7 +129,8 @@ class Timing:
             loop each counts from the scheduled arrival of its query.
         host_ns: Times of the runs from numpy arrays to numpy arrays.
         wall_ns: From the start of the first run that counts to the end of the last.
-        busy_ns: Time that threads spent in runs that count, summed.
+        busy_ns: Time in which threads did not wait for a query to arrive, summed over threads.
+        fallback: Nodes that run on another provider than the requested one, as ``"Op 'name' (provider)"``.
     """
 
     load_ns: int
@@ -139,6 +140,7 @@ class Timing:
     host_ns: tuple[int, ...] = ()
     wall_ns: int = 0
     busy_ns: int = 0
+    fallback: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,5 +188,5 @@ def peak_mb(sizes_bytes: Iterable[int | None]) -> float | None:
 
 def _timing(raw: Mapping[str, Any]) -> Timing:
     fields = dict(raw)
-    fields["runs_ns"], fields["host_ns"] = tuple(raw["runs_ns"]), tuple(raw["host_ns"])
+    fields |= {name: tuple(raw[name]) for name in ("runs_ns", "host_ns", "fallback")}
     return Timing(**fields)

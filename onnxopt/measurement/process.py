@@ -23,6 +23,7 @@ from onnxopt import errors
 from onnxopt.errors import DataError, ModelError, OnnxoptError
 from onnxopt.measurement.job import Answer, Effort, Job, Load, Subject
 from onnxopt.measurement.trace import Trace, TraceJob
+from onnxopt.run.child import child_environment
 from onnxopt.run.session import Feeds
 
 __all__ = ["Laboratory", "spread"]
@@ -116,7 +117,7 @@ def _call(command: Sequence[str]) -> tuple[int, str]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,
             )
         _, stderr = worker.communicate()
@@ -149,16 +150,6 @@ def _held_back() -> Generator[None]:
             signal.signal(number, handler)
         for number in caught:
             signal.raise_signal(number)
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with the folder of this very package first on the path unless it is installed."""
-    environment = dict(os.environ)
-    home = Path(errors.__file__).resolve().parents[1]
-    if home.name not in ("site-packages", "dist-packages"):
-        known = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = str(home) + (os.pathsep + known if known else "")
-    return environment
 
 
 def _crash(code: int, stderr: str, subjects: Sequence[Subject]) -> ModelError:

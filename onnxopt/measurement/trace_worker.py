@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxopt.errors import ModelError
+from onnxopt.errors import ModelError, ProviderError
 from onnxopt.measurement.binding import bound_run
 from onnxopt.measurement.trace import Kernel, Trace, TraceJob
 from onnxopt.measurement.worker import answer, end_when_orphaned, samples_of
@@ -127,7 +127,7 @@ def _open(job: TraceJob) -> tuple[Session, str | None]:
     try:
         session = open_session(path, job.subject.target, recording=Recording(folder / "profile", optimized))
         return session, str(optimized)
-    except ModelError:  # for another reason it comes again
+    except (ModelError, ProviderError):  # for another reason it comes again
         return open_session(path, job.subject.target, recording=Recording(folder / "profile")), None
 
 

@@ -6,7 +6,7 @@ the CPU when a provider declines them. Both are errors here unless the target al
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +16,17 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxopt.errors import DataError, ModelError, ProviderError
+from onnxopt.run.placement import Placed, declined_because, described, placed_elsewhere, record_placement
+from onnxopt.run.providers import CPU, chain, check_installed, printed_reason, quiet_creation, session_threads
 from onnxopt.run.target import Target, provider
+from onnxopt.run.words import said
 
 __all__ = ["Feeds", "Recording", "Session", "open_session"]
 
 Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
-CPU = "CPUExecutionProvider"
 QUIET = 4
 """Log severity: fatal only; what goes wrong reaches the user as an exception."""
-SHAPE_OPS = frozenset(
-    {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "Identity"}
-)
-"""Small integer work on shapes that GPU providers leave on the CPU on purpose."""
-CLUTTER = (
-    re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
-    re.compile(r"^Load model from .*? failed:\s*"),
-    re.compile(r"^\S+\.(?:cc|h|cpp):\d+ (?:[^()]*::[^()]*\((?:[^()]|\([^()]*\))*\) )?"),
-)
-"""What stands before ONNX Runtime's own words, in this order."""
 
 # The variable that onnxopt sets comes too late where the caller imported ONNX Runtime first; this does not.
 ort.disable_telemetry_events()
@@ -49,14 +41,18 @@ class Session:
         inputs: Names of the inputs.
         outputs: Names of the outputs.
         path: The model file.
-        fallback: Nodes that run on another provider than the requested one, as ``"Op (provider)"``.
+        load_ns: Time that ONNX Runtime took to create it.
+        fallback: Nodes that run on another provider than the requested one.
+        declined: Why the requested provider was not created at all; ``None``: it was.
     """
 
     raw: ort.InferenceSession
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     path: Path
-    fallback: tuple[str, ...] = ()
+    load_ns: int
+    fallback: tuple[Placed, ...] = ()
+    declined: str | None = None
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """The named outputs (default: all) for one set of feeds.
@@ -69,7 +65,7 @@ class Session:
             values = self.raw.run(names, feeds)
         except Exception as error:  # the runtime's exceptions share no base class
             raise DataError(
-                f"the model does not run on this input: {_said(error)}",
+                f"the model does not run on this input: {said(error)}",
                 where=f"{self.path.name}, inputs {describe_feeds(feeds)}",
                 fix="check the values and shapes of the data against `onnxopt inspect`",
             ) from error
@@ -98,47 +94,60 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
         recording: What the session writes down; default: nothing.
 
     Raises:
-        ProviderError: The provider is not installed, was not created, or declined nodes.
+        ProviderError: The provider is not installed, cannot take the model, was not created, or declined nodes; the
+            last two are accepted where the target allows fallback.
         ModelError: ONNX Runtime cannot load the model.
     """
+    check_installed(target)
     wanted = provider(target.provider)
-    if wanted.name not in ort.get_available_providers():
-        raise ProviderError(
-            f"the installed ONNX Runtime has no {wanted.name}",
-            where=f"--provider {wanted.short}",
-            fix=f"install the package `{wanted.package}`; available here: {', '.join(ort.get_available_providers())}",
-        )
     options = _session_options(target)
     if recording is not None:
         _record(options, recording)
-    providers: list[str | tuple[str, Mapping[str, str]]] = [(wanted.name, dict(target.options))]
-    if wanted.name != CPU:
-        providers.append(CPU)
     try:
-        raw = ort.InferenceSession(str(path), sess_options=options, providers=providers, enable_fallback=0)
+        with quiet_creation(target) as printed:
+            start = time.perf_counter_ns()
+            raw = ort.InferenceSession(str(path), sess_options=options, providers=chain(target), enable_fallback=0)
+            load_ns = time.perf_counter_ns() - start
     except Exception as error:
-        raise _load_error(path, error) from error
+        raise _load_error(path, error, target) from error
+    raw.disable_fallback()  # before 1.23 a run that fails on the provider would be repeated on the CPU
+    declined: str | None = None
+    fallback: tuple[Placed, ...] = ()
     if wanted.name not in raw.get_providers():
+        declined = said(printed_reason(printed) or declined_because(path, target)) or "ONNX Runtime does not say why"
+        if not target.allow_fallback:
+            raise ProviderError(
+                f"ONNX Runtime did not create {wanted.name}: {declined}",
+                where=f"{path.name}, --provider {wanted.short}; it would silently use {', '.join(raw.get_providers())}",
+                fix="install the library that is missing (`onnxopt doctor` tries every provider), "
+                "or accept the fallback with --allow-fallback",
+            )
+    if wanted.name != CPU:
+        fallback = placed_elsewhere(raw, path, target, wanted.name)
+    if fallback and not target.allow_fallback:
+        _refuse_fallback(path, target, fallback)
+    inputs, outputs = tuple(i.name for i in raw.get_inputs()), tuple(o.name for o in raw.get_outputs())
+    return Session(raw, inputs, outputs, path, load_ns, fallback, declined)
+
+
+def _refuse_fallback(path: Path, target: Target, fallback: Sequence[Placed]) -> None:
+    """Raises unless the nodes do nothing but compute shapes.
+
+    Raises:
+        ProviderError: A node computes something else.
+    """
+    from onnxopt.run.shape_work import shape_nodes
+
+    harmless = shape_nodes(path)
+    serious = [node for node in fallback if (node.op, node.name) not in harmless]
+    if serious:
+        short = provider(target.provider).short
         raise ProviderError(
-            f"ONNX Runtime did not create {wanted.name}; it would silently use {', '.join(raw.get_providers())}",
-            where=f"{path.name}, --provider {wanted.short}",
-            fix="check the provider's libraries (driver, CUDA, cuDNN) with a verbose ONNX Runtime log",
+            f"nodes would run on another provider than {short}: {described(serious)}",
+            where=f"{path.name}, --provider {short}",
+            fix="accept it with --allow-fallback (the report then says how much of the time it costs), "
+            "or choose a provider that has these kernels",
         )
-    fallback = () if wanted.name == CPU else _fallback_nodes(raw, wanted.name)
-    serious = [entry for entry in fallback if entry.split(" ")[0] not in SHAPE_OPS]
-    if serious and not target.allow_fallback:
-        raise ProviderError(
-            f"{len(serious)} node(s) would run on another provider: {', '.join(serious[:5])}",
-            where=f"{path.name}, --provider {wanted.short}",
-            fix="accept it with --allow-fallback, or choose a provider that has these kernels",
-        )
-    return Session(
-        raw,
-        tuple(i.name for i in raw.get_inputs()),
-        tuple(o.name for o in raw.get_outputs()),
-        path,
-        fallback,
-    )
 
 
 def describe_feeds(feeds: Feeds) -> str:
@@ -148,11 +157,11 @@ def describe_feeds(feeds: Feeds) -> str:
 
 def _session_options(target: Target) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = target.threads
+    options.intra_op_num_threads = session_threads(target)
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
     if provider(target.provider).name != CPU:
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        record_placement(options)
     for key, value in target.session_config.items():
         options.add_session_config_entry(key, value)
     return options
@@ -167,17 +176,14 @@ def _record(options: ort.SessionOptions, recording: Recording) -> None:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
 
 
-def _fallback_nodes(raw: ort.InferenceSession, wanted: str) -> tuple[str, ...]:
-    return tuple(
-        f"{node.op_type} ({subgraph.ep_name})"
-        for subgraph in raw.get_provider_graph_assignment_info()
-        if subgraph.ep_name != wanted
-        for node in subgraph.get_nodes()
-    )
-
-
-def _load_error(path: Path, error: Exception) -> ModelError:
-    text = _said(error)
+def _load_error(path: Path, error: Exception, target: Target) -> ModelError | ProviderError:
+    text, wanted = said(error), provider(target.provider)
+    if wanted.name != CPU and _loads_on_cpu(path):
+        return ProviderError(
+            f"{wanted.name} cannot take the model: {text}",
+            where=f"{path.name}, --provider {wanted.short}",
+            fix="the model loads on the CPU: choose another provider, another version of it, or other provider options",
+        )
     if "is not a registered function/op" in text or "No Op registered for" in text:
         return ModelError(
             f"the model uses an operator that ONNX Runtime does not have: {text}",
@@ -191,9 +197,11 @@ def _load_error(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _said(error: Exception) -> str:
-    """What ONNX Runtime says, on one line, without its error number, file names and C++ signatures."""
-    text = " ".join(str(error).split())
-    for pattern in CLUTTER:
-        text = pattern.sub("", text, count=1)
-    return text[:400] or type(error).__name__
+def _loads_on_cpu(path: Path) -> bool:
+    options = ort.SessionOptions()
+    options.log_severity_level = QUIET
+    try:
+        ort.InferenceSession(str(path), sess_options=options, providers=[CPU])
+    except Exception:  # the runtime's exceptions share no base class
+        return False
+    return True
