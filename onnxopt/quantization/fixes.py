@@ -122,9 +122,9 @@ def _apply(judge: _Judge, kept: Fixes, kept_db: float, step: Sequence[Pass]) -> 
         model = result.model
         counts.append(result.changes)
         notes += [replace(note, node=f"{item.name}: {note.node}") for note in result.notes]
-    if not counts[0]:
-        notes.append(Note(name, "declined", f"{step[0].name} finds nothing to change"))
-        return replace(kept, notes=(*kept.notes, *notes)), kept_db
+        if not counts[0]:
+            notes.append(Note(name, "declined", f"{item.name} finds nothing to change"))
+            return replace(kept, notes=(*kept.notes, *notes)), kept_db
     places = ", ".join(f"{item.name} in {count} places" for item, count in zip(step, counts, strict=True))
     tried = replace(kept, model=model, passes=(*kept.passes, *step), notes=(*kept.notes, *notes))
     return _better(judge, replace(kept, notes=tried.notes), kept_db, tried, name, f"{places}, ")
