@@ -21,6 +21,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.observers import Statistics
@@ -49,6 +50,7 @@ class StaticQuantize:
         exclude: Shell-style patterns of node names, or op types, that stay float.
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
+        correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
     """
 
@@ -58,6 +60,7 @@ class StaticQuantize:
     exclude: tuple[str, ...] = ()
     float_stem: bool = False
     calibrator: Calibrator = "mse"
+    correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -80,6 +83,7 @@ class StaticQuantize:
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
+        weights = dict(_weights(placement)) if self.correct_bias else {}
         writer = _Writer(model, self.scheme)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -87,10 +91,18 @@ class StaticQuantize:
             writer.quantize_for(value, placement.nodes, grids[value])
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
-        return PassResult(model, len(placement.nodes), placement.notes)
+        notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
+        return PassResult(model, len(placement.nodes), (*placement.notes, *notes))
 
     def _grid(self, found: Statistics) -> GridPoint:
         return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)
+
+
+def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
+    for node in placement.nodes:
+        tensor = constant(node.inputs[1])
+        if tensor is not None:
+            yield node, read(tensor)
 
 
 def _placed(

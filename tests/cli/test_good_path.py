@@ -160,3 +160,12 @@ def test_the_stamp_of_optimize_counts_the_samples_that_were_compared(
     assert invoke("optimize", path, "-o", output, "--data", tmp_path / "d.npz").code == 0
     stamp = json.loads({p.key: p.value for p in onnx.load(output).metadata_props}["onnxopt"])
     assert stamp["verdict"]["verified_samples"] == 8
+
+
+def test_the_fixes_that_were_tried_are_reported(invoke, cnn_model, cnn_npz, tmp_path, no_clock):
+    outcome = invoke("--json", "quantize", cnn_model, "-o", tmp_path / "q.onnx", "--data", cnn_npz, "--max-drop", 1)
+    assert outcome.code == 0, outcome
+    report = json.loads(outcome.out)
+    decided = {n["node"]: n["verdict"] for n in report["data"]["fixes"] if n["verdict"] != "kept"}
+    assert {"correct-bias", "equalize", "smooth"} <= set(decided)
+    assert set(decided.values()) <= {"taken", "declined"}

@@ -1,0 +1,145 @@
+"""What raises the accuracy of INT8 before any layer is left in float: each fix is kept only when it lowers the error.
+
+The error is that of the model's outputs, on samples that neither the fixes nor the ranges were fitted to. Fixes are
+tried one after the other, each on top of those kept before; none changes the speed, so none is measured by the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.core.report import Note
+from onnxopt.data.dataset import Dataset, split
+from onnxopt.errors import OnnxoptError
+from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.passes.base import Context, Pass
+from onnxopt.quantization.equalize import Equalize
+from onnxopt.quantization.relu6 import ClipToRelu
+from onnxopt.quantization.smooth import Smooth
+from onnxopt.quantization.static import StaticQuantize
+from onnxopt.run.session import open_session
+
+__all__ = ["Fixes", "choose_fixes"]
+
+SAMPLES = 64
+"""At most so many samples are fitted to, and as many judged on."""
+WORTH_DB = 0.1
+PERFECT_DB = 200.0
+"""Stands for an infinite ratio, of outputs that are equal."""
+STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),))
+"""A step counts as empty when its first pass changes nothing."""
+BIAS = "correct-bias"
+
+
+@dataclass(frozen=True, eq=False)
+class Fixes:
+    """What was kept.
+
+    Attributes:
+        model: The float model with the fixes of float models applied.
+        passes: These, in order.
+        correct_bias: Whether the biases of the quantized model are to be corrected.
+        notes: Each fix with the figures that decided on it.
+    """
+
+    model: Model
+    passes: tuple[Pass, ...] = ()
+    correct_bias: bool = False
+    notes: tuple[Note, ...] = ()
+
+
+def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: str | None, ctx: Context) -> Fixes:
+    """The fixes that lower the error of what ``quantize`` makes of ``model``.
+
+    Args:
+        model: The float model; it is not changed.
+        quantize: The pass that quantizes.
+        data: Calibration samples: a part is fitted to, the rest decides.
+        output: The output to judge by; ``None``: all.
+        ctx: Target, folder and seed.
+    """
+    fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
+    check = check.take(range(min(SAMPLES, len(check))))
+    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
+    save(model, judge.reference)
+    kept = Fixes(model)
+    try:
+        error_db = judge.output_db(kept)
+    except OnnxoptError as error:
+        return Fixes(model, notes=(Note("fixes", "skipped", error.what),))
+    if error_db is None:
+        return Fixes(model, notes=(Note("fixes", "skipped", "there is nothing to quantize or no number to judge by"),))
+    kept, error_db = _toggle_bias(judge, kept, error_db)
+    for step in STEPS:
+        kept, error_db = _apply(judge, kept, error_db, step)
+    if kept.passes:  # they may have changed the answer
+        kept, error_db = _toggle_bias(judge, kept, error_db)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Judges one set of fixes after the other in the same way: ``reference`` is the file of the float model."""
+
+    reference: Path
+    quantize: StaticQuantize
+    check: Dataset
+    output: str | None
+    ctx: Context
+
+    def output_db(self, fixes: Fixes) -> float | None:
+        """Signal over error of the quantized model's outputs, their mean; ``None``: no integer layer or no number."""
+        item = replace(self.quantize, correct_bias=fixes.correct_bias)
+        result = item.run(fixes.model.clone(), self.ctx)
+        if not result.changes:
+            return None
+        path = self.ctx.workdir / "fixes_tried.onnx"
+        save(result.model, path)
+        first, second = (open_session(p, self.ctx.target) for p in (self.reference, path))
+        meter = DriftMeter()
+        for sample in self.check:
+            meter.update(first.run(sample.feeds), second.run(sample.feeds))
+        found = [d.sqnr_db for d in meter.result() if d.sqnr_db is not None and self.output in (None, d.name)]
+        return sum(max(-PERFECT_DB, min(db, PERFECT_DB)) for db in found) / len(found) if found else None
+
+
+def _toggle_bias(judge: _Judge, kept: Fixes, kept_db: float) -> tuple[Fixes, float]:
+    name = f"without {BIAS}" if kept.correct_bias else BIAS
+    return _better(judge, kept, kept_db, replace(kept, correct_bias=not kept.correct_bias), name, "")
+
+
+def _apply(judge: _Judge, kept: Fixes, kept_db: float, step: Sequence[Pass]) -> tuple[Fixes, float]:
+    name, model, counts, notes = " + ".join(p.name for p in step), kept.model.clone(), list[int](), list[Note]()
+    for item in step:
+        try:
+            result = item.run(model, judge.ctx)
+        except OnnxoptError as error:
+            return replace(kept, notes=(*kept.notes, Note(name, "declined", error.what))), kept_db
+        model = result.model
+        counts.append(result.changes)
+        notes += [replace(note, node=f"{item.name}: {note.node}") for note in result.notes]
+        if not counts[0]:
+            notes.append(Note(name, "declined", f"{item.name} finds nothing to change"))
+            return replace(kept, notes=(*kept.notes, *notes)), kept_db
+    places = ", ".join(f"{item.name} in {count} places" for item, count in zip(step, counts, strict=True))
+    tried = replace(kept, model=model, passes=(*kept.passes, *step), notes=(*kept.notes, *notes))
+    return _better(judge, replace(kept, notes=tried.notes), kept_db, tried, name, f"{places}, ")
+
+
+def _better(judge: _Judge, kept: Fixes, kept_db: float, tried: Fixes, name: str, detail: str) -> tuple[Fixes, float]:
+    """The better of two sets of fixes, with a note of why, and its error."""
+    try:
+        tried_db = judge.output_db(tried)
+    except OnnxoptError as error:
+        tried_db, detail = None, error.what
+    if tried_db is None:
+        return replace(kept, notes=(*kept.notes, Note(name, "declined", detail))), kept_db
+    taken = tried_db > kept_db + WORTH_DB
+    reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {len(judge.check)} samples"
+    note = Note(name, "taken" if taken else "declined", reason)
+    chosen = tried if taken else kept
+    return replace(chosen, notes=(*chosen.notes, note)), tried_db if taken else kept_db

@@ -1,0 +1,180 @@
+"""SmoothQuant: moves what makes activations hard to quantize into the weights that read them.
+
+Source: Xiao et al. 2023, https://arxiv.org/abs/2211.10438, equation 4: ``s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)``.
+Alpha is searched for each region by the noise that rounding activations (a grid for the tensor) and weights (a grid for
+each output channel) would put on the outputs of the layers that read it: a step ``d`` has the noise ``d^2 / 12``.
+Regions are those of ``regions``: behind a norm, but also behind a Conv, as in cross-layer equalization with data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.core.edit import Editor
+from onnxopt.core.query import Model
+from onnxopt.core.report import Note
+from onnxopt.core.tensors import Array
+from onnxopt.data.dataset import Dataset
+from onnxopt.errors import DataError
+from onnxopt.passes.base import Context, PassResult
+from onnxopt.quantization.regions import NORMS, Region, find_regions
+from onnxopt.quantization.rescale import SCALES, matrix, rescale
+from onnxopt.quantization.scheme import CPU_X86, QuantScheme
+from onnxopt.run.tap import tap
+
+__all__ = ["Smooth"]
+
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+WORTH = 0.9
+"""The expected noise must fall to this share of what it was for a region to be scaled."""
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Scales channels by what the calibration data show; outputs stay equal up to rounding."""
+
+    name: ClassVar[str] = "smooth"
+    lossy: ClassVar[bool] = False
+
+    scheme: QuantScheme = CPU_X86
+
+    def run(self, model: Model, ctx: Context) -> PassResult:
+        """Scales the regions of the main graph that gain; each counts as one change.
+
+        Raises:
+            DataError: There are no data to observe.
+        """
+        if ctx.data is None:
+            raise DataError("smoothing needs data to observe", where=self.name, fix="give --data")
+        regions, notes = _regions(model)
+        channels = _observed(model, regions, ctx.data, ctx)
+        editor, count = Editor(model), 0
+        for region in regions:
+            seen = [channels[node] for node in region.readers]
+            if not all(np.isfinite(c.energy).all() for c in seen):
+                notes.append(Note(region.name, "kept", "it has NaN or infinite values on the calibration data"))
+                continue
+            scale, share = _best(region, seen, self.scheme)
+            if share > WORTH:
+                notes.append(Note(region.name, "kept", f"no scale lowers its expected noise below {share:.0%}"))
+                continue
+            rescale(editor, region, scale)
+            count += 1
+        return PassResult(model, count, tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Channels:
+    """Statistics of the channels that a node reads, each (channels,) float64."""
+
+    low: Array
+    high: Array
+    energy: Array
+
+    def update(self, array: Array, channels: int, *, is_first: bool) -> _Channels:
+        """With the values of an array added, whose channels are on axis 1 (``is_first``) or on the last one."""
+        if not array.size:
+            return self
+        if is_first or array.shape[-1] != channels:
+            rows = array.reshape(array.shape[0] if is_first else array.size // array.shape[-1], channels, -1)
+            low, high = rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)
+            energy = np.einsum("ncp,ncp->c", rows, rows, dtype=np.float64) / (rows.shape[0] * rows.shape[2])
+        else:
+            rows = array.reshape(-1, channels)
+            low, high = rows.min(axis=0), rows.max(axis=0)
+            energy = np.einsum("nc,nc->c", rows, rows, dtype=np.float64) / rows.shape[0]
+        return _Channels(np.minimum(self.low, low), np.maximum(self.high, high), self.energy + energy)
+
+
+def _regions(model: Model) -> tuple[list[Region], list[Note]]:
+    """The regions that can be scaled, and why others cannot.
+
+    Where the output of a norm is also read by something else (the residual of a post-norm block), that reads it times
+    the scale: one small Mul.
+    """
+    whole = find_regions(model)
+    taken = [r for r in whole if r.why_not() is None]
+    written = {v for r in taken for v in r.values}
+    notes = list[Note]()
+    for region in find_regions(model, through_adds=False):
+        if not region.readers or written.intersection(region.values):
+            continue
+        reason = region.why_not()
+        if region.reason is None and all(n.op_type in NORMS or n.op_type == "Mul" for n in region.writers):
+            taken.append(region)
+        elif reason is not None:
+            notes.append(Note(region.name, "kept", reason))
+    return taken, notes
+
+
+def _observed(model: Model, regions: list[Region], data: Dataset, ctx: Context) -> dict[ir.Node, _Channels]:
+    """One streaming pass over the data: the statistics of what each reader reads."""
+    wanted: dict[str, list[tuple[ir.Node, int]]] = {}
+    found: dict[ir.Node, _Channels] = {}
+    for region in regions:
+        for node in region.readers:
+            data_input = node.inputs[0]
+            if data_input is not None:
+                wanted.setdefault(data_input.name or "", []).append((node, region.channels))
+                none = np.full(region.channels, np.inf)
+                found[node] = _Channels(none, -none, np.zeros(region.channels))
+    with ctx.progress.task("observing channels", len(data)) as advance:
+        for values in tap(model, list(wanted), lambda: (s.feeds for s in data), ctx.target, ctx.workdir):
+            _add(values, wanted, found)
+            advance(1)
+    return found
+
+
+def _add(
+    values: Mapping[str, Array], wanted: Mapping[str, list[tuple[ir.Node, int]]], found: dict[ir.Node, _Channels]
+) -> None:
+    for name, array in values.items():
+        readers = wanted[name]
+        node, channels = readers[0]
+        updated = found[node].update(array, channels, is_first=node.op_type == "Conv")
+        found.update(dict.fromkeys((reader for reader, _ in readers), updated))
+
+
+def _best(region: Region, seen: list[_Channels], scheme: QuantScheme) -> tuple[Array, float]:
+    """The scales with the least expected noise, and that noise as a share of what it is without scales."""
+    views = [_folded(matrix(node), region.channels) for node in region.readers]
+    size = np.max([np.maximum(-c.low, c.high) for c in seen], axis=0)
+    reads = np.max([np.abs(v).max(axis=(1, 3), initial=0).reshape(-1) for v in views], axis=0)
+    used = (size > 0) & (reads > 0)
+    plain = np.ones(region.channels)
+
+    def noise(scale: Array) -> float:
+        return sum(_noise(v, c, scale, scheme) for v, c in zip(views, seen, strict=True))
+
+    found = [(noise(plain), plain)]
+    for alpha in ALPHAS:
+        logs = alpha * np.log(np.where(used, size, 1)) - (1 - alpha) * np.log(np.where(used, reads, 1))
+        scale = np.where(used, np.exp(logs - logs[used].mean()), 1.0) if used.any() else plain
+        scale = np.clip(scale, *SCALES)
+        found.append((noise(scale), scale))
+    least, scale = min(found, key=lambda item: item[0])
+    return scale, least / found[0][0] if found[0][0] > 0 else 1.0
+
+
+def _folded(view: Array, channels: int) -> Array:
+    """``view`` with the entries of one channel behind a Flatten as positions."""
+    groups, outputs, inputs, positions = view.shape
+    return view.reshape(groups, outputs, channels // groups, positions * (inputs * groups // channels))
+
+
+def _noise(view: Array, seen: _Channels, scale: Array, scheme: QuantScheme) -> float:
+    """Expected noise over expected signal at the outputs of one reader."""
+    groups = view.shape[0]
+    scaled = view * scale.reshape(groups, 1, -1, 1)
+    energy = (seen.energy / scale**2).reshape(groups, 1, -1, 1)
+    low, high = min((seen.low / scale).min(), 0.0), max((seen.high / scale).max(), 0.0)
+    step = (high - low) / (scheme.activations.high - scheme.activations.low)
+    steps = np.abs(scaled).max(axis=(2, 3), initial=0) / scheme.weights.high
+    by_output = (energy.sum(axis=(2, 3)) * view.shape[3] * steps**2).sum()
+    signal = (scaled**2 * energy).sum()
+    return float((step**2 * (scaled**2).sum() + by_output) / 12 / signal) if signal > 0 else 0.0
