@@ -34,6 +34,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.gains import where_it_gains
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import excluded, matching, stems
 from onnxopt.quantization.static import StaticQuantize
@@ -113,6 +114,12 @@ def quantize(
                 candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
             else:
                 candidates.append(Candidate(name, item, None, folder / name, 0, "not tried", hopeless))
+            made = candidates[-1]
+            if mode == "auto" and name == "static" and isinstance(item, StaticQuantize) and made.model is not None:
+                better = where_it_gains(clean, item, made.model, feeds, ctx)
+                if better is not None:
+                    name = "static, where it gains"
+                    candidates.append(try_candidate(name, better, clean, path, scorer, feeds, max_drop, ctx))
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {

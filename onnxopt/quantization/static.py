@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, clear_unused
 from onnxopt.core.opset import raise_opset
-from onnxopt.core.query import Model, constant, nodes
+from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.tensors import borrow, read
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
@@ -46,6 +46,7 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        keep_float: Labels of nodes that stay float because integers take longer there (``gains``).
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         scheme: The integer grids.
     """
@@ -54,6 +55,7 @@ class StaticQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
     float_stem: bool = False
     scheme: QuantScheme = CPU_X86
 
@@ -71,6 +73,8 @@ class StaticQuantize:
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        slower = frozenset(self.keep_float)
+        skip |= {n: "integers take longer here" for n in nodes(model) if n not in skip and label(n) in slower}
         if self.float_stem:
             skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
         placement, ranges = _placed(model, skip, ctx.data, ctx)

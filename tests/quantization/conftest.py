@@ -31,12 +31,15 @@ class Lab:
         return load(self.source)
 
     def run(self, item: Pass, model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> PassResult:
-        samples = [Sample(f) for f in feeds]
-        data = Dataset("test", lambda i: samples[i], tuple(range(len(samples))), "digest", False)
-        result = item.run(model, Context(self.folder, data, Target(threads=1)))
+        result = item.run(model, self.context(feeds))
         save(result.model, self.result)
         onnx.checker.check_model(self.result, full_check=True)
         return result
+
+    def context(self, feeds: list[dict[str, np.ndarray]]) -> Context:
+        samples = [Sample(f) for f in feeds]
+        data = Dataset("test", lambda i: samples[i], tuple(range(len(samples))), "digest", False)
+        return Context(self.folder, data, Target(threads=1))
 
     def kernels(self) -> Counter[str]:
         """Node types of the result after ONNX Runtime's own optimizations."""
