@@ -12,7 +12,7 @@
     └── NothingChangedError      4   the request had no effect on this model
 
 Every error has three parts: what failed, where (file, node, op, input), and what to do next.
-The codes 0, 1 and 5 of a finished command come from its verdict, not from an error.
+The codes 0, 1 and 5 of a finished command come from its verdict, not from an error; so does 3 when only a part failed.
 """
 
 from __future__ import annotations

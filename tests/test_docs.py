@@ -67,15 +67,11 @@ def command_lines(document: str) -> list[list[str]]:
 
 
 CALLS = [(document, call) for document in DOCUMENTS for call in command_lines(document)]
-PENDING = pytest.mark.xfail(strict=True, reason="bench has no --report yet")
 
 
 @pytest.mark.parametrize(
     "call",
-    [
-        pytest.param(call, id=" ".join(["onnxopt", *call]), marks=PENDING if {"bench", "--report"} <= {*call} else ())
-        for _, call in CALLS
-    ],
+    [pytest.param(call, id=" ".join(["onnxopt", *call])) for _, call in CALLS],
 )
 def test_every_command_line_parses(call: list[str]) -> None:
     place = next(i for i, word in enumerate(call) if word in COMMANDS)

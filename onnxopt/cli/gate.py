@@ -9,7 +9,7 @@ import click
 from onnxopt.cli.options import (
     MAX_DROP,
     PATH,
-    NonNegative,
+    POSITIVE,
     data_options,
     exit_code,
     finish,
@@ -23,8 +23,6 @@ from onnxopt.cli.options import (
 from onnxopt.errors import OnnxoptError
 
 __all__ = ["command"]
-
-POSITIVE = NonNegative(min=0, min_open=True)
 
 
 @click.command("gate")

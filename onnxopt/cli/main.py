@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from onnxopt import __version__
+from onnxopt.core.report import Interrupted
 from onnxopt.errors import OnnxoptError, nearest, one_line
 
 __all__ = ["Settings", "cli", "main"]
@@ -45,7 +46,7 @@ EXIT_PIPE = 141
 
 @dataclass
 class Settings:
-    """The options that stand before the command. Mutable because ``--json`` may also follow the command."""
+    """The options that stand before the command. Mutable: ``--json`` may also follow, and ``run`` reads them later."""
 
     verbosity: int = 0
     json: bool = False
@@ -85,7 +86,8 @@ class LazyGroup(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, verbose: int, quiet: bool, as_json: bool) -> None:
     """Makes ONNX models smaller and faster, and proves on your runtime that they are faster and still right."""
-    ctx.obj = Settings(verbosity=-1 if quiet else verbose, json=as_json)
+    settings = ctx.ensure_object(Settings)
+    settings.verbosity, settings.json = -1 if quiet else verbose, as_json
 
 
 def main(args: list[str] | None = None) -> None:
@@ -114,10 +116,12 @@ def main(args: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Runs one command line; the exit code."""
     as_json = "--json" in arguments
+    settings = Settings()
     try:
         if COMPLETE in os.environ:
             cli.main(arguments, prog_name="onnxopt")  # click answers the shell's question and exits
         with cli.make_context("onnxopt", list(arguments)) as ctx:
+            ctx.obj = settings
             result: Any = cli.invoke(ctx)
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -129,6 +133,8 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxopt"
         return _explain(error.format_message(), where, f"see `{where} --help`", EXIT_USAGE, as_json=as_json)
+    except Interrupted as stop:
+        return _partial(stop, settings, " ".join(["onnxopt", *arguments]))
     except (KeyboardInterrupt, click.Abort):
         where, fix = " ".join(["onnxopt", *arguments]), "nothing was written; run the same command again"
         return _explain("interrupted", where, fix, EXIT_INTERRUPTED, as_json=as_json)
@@ -152,6 +158,15 @@ def run(arguments: list[str]) -> int:
         fix = "run again with `onnxopt -vv ...` and report the traceback"
         return _explain(what, " ".join(["onnxopt", *arguments]), fix, EXIT_INTERNAL, as_json=as_json)
     return result if isinstance(result, int) else 0
+
+
+def _partial(stop: Interrupted, settings: Settings, command: str) -> int:
+    """Prints what was done until the interrupt."""
+    from onnxopt.cli.options import show
+
+    show(stop.report, settings, EXIT_INTERRUPTED)
+    fix = "what was done until then is on stdout, nothing was written; run the same command again"
+    return _explain("interrupted", command, fix, EXIT_INTERRUPTED, as_json=False)
 
 
 def _wants_traceback(arguments: list[str]) -> bool:

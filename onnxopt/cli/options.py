@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DROP",
     "PATH",
+    "POSITIVE",
     "NonNegative",
     "data_options",
     "exit_code",
     "finish",
     "inconclusive_option",
     "json_option",
+    "listed",
     "output_options",
     "progress",
+    "show",
     "source",
     "target",
     "target_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Convert = Callable[[Any, "click.Parameter | None", "click.Context | None"], Any]
 PATH = click.Path(path_type=Path)
 
 
@@ -54,6 +58,7 @@ class NonNegative(click.FloatRange):
 
 
 MAX_DROP = NonNegative(min=0)
+POSITIVE = NonNegative(min=0, min_open=True)
 PIPE_WIDTH = 120
 """Columns of a table in a file or a CI log."""
 
@@ -96,6 +101,23 @@ def output_options(function: F) -> F:
     """``-o OUT`` and what to do when the result fails its budget."""
     function = click.option("-o", "--output", type=PATH, metavar="OUT", help="Where the result goes.")(function)
     return click.option("--keep-failing", is_flag=True, help="Write the model even when it fails its budget.")(function)
+
+
+def listed(convert: Convert) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...]]:
+    """A callback that reads values with commas between them; the same value twice counts once, no option is ``()``.
+
+    Args:
+        convert: What makes a value of one item: ``click.INT.convert``, ...
+    """
+
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[Any, ...]:
+        items = [] if text is None else [item.strip() for item in text.split(",")]
+        if not all(items):
+            message = f"{text!r} is no list: give values with commas between them, as in 1,2"
+            raise click.BadParameter(message, ctx=context, param=parameter)
+        return tuple(dict.fromkeys(convert(item, parameter, context) for item in items))
+
+    return read
 
 
 def source(options: Mapping[str, Any]) -> Source:
@@ -159,15 +181,19 @@ def exit_code(report: Report, inconclusive: str | None) -> int:
 
 def finish(report: Report, *, inconclusive: str | None = None) -> int:
     """Prints the report as asked for; the exit code."""
-    settings = click.get_current_context().ensure_object(Settings)
     code = exit_code(report, inconclusive)
+    show(report, click.get_current_context().ensure_object(Settings), code)
+    return code
+
+
+def show(report: Report, settings: Settings, code: int) -> None:
+    """Prints the report: as JSON, or for a terminal."""
     if settings.json:
         click.echo(report.to_json(code))
-    else:
-        from rich.console import Console
+        return
+    from rich.console import Console
 
-        from onnxopt.report.terminal import render
+    from onnxopt.report.terminal import render
 
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)
-    return code
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    render(report, Console(file=sys.stdout, highlight=False, width=width), verbosity=settings.verbosity)

@@ -15,6 +15,9 @@ from onnxopt.errors import printable
 
 __all__ = ["TerminalProgress"]
 
+SPEED_SECONDS = 300
+"""The time left is told from the steps of this period: one step of a measurement may take many seconds."""
+
 
 class TerminalProgress:
     """Draws one bar a task, with the time left; lines in between stay readable when the output is a log file."""
@@ -55,6 +58,7 @@ class TerminalProgress:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            speed_estimate_period=SPEED_SECONDS,
         )
         self._bars.start()
         return self._bars

@@ -90,29 +90,32 @@ def first_feeds(data: Dataset) -> list[Feeds]:
     return [sample.feeds for sample in islice(data, FEEDS)]
 
 
-def check_output(output: Path, model: Path, *others: str | Path | None) -> Path:
+def check_output(output: Path, model: Path, *others: str | Path | None, option: str = "-o") -> Path:
     """``output`` when a result can be written there without touching an input.
 
     Args:
         output: Where the result is to go.
         model: The input model.
         others: More files that are read: data, settings.
+        option: The option that names the output, for messages.
 
     Raises:
         UsageError: It is an input, or replacing the model that is there would remove a data file of the input.
         OutputError: It cannot be written.
     """
-    final = check_writable(output)
+    final = check_writable(output, option=option)
     inputs = {file.resolve() for file in data_files(model)}
     if final in inputs | {Path(other).resolve() for other in others if other is not None}:
         raise UsageError(
-            "the output is an input; inputs are never changed", where=str(output), fix="give another name with -o"
+            "the output is an input; inputs are never changed",
+            where=str(output),
+            fix=f"give another name with {option}",
         )
     if final.exists() and inputs & own_data_files(final):
         raise UsageError(
             "the model that the output would replace shares its data file with the input",
             where=str(output),
-            fix="give another name with -o",
+            fix=f"give another name with {option}",
         )
     return final
 
@@ -176,7 +179,7 @@ def size_table(models: Mapping[str, Path]) -> Table:
 
 def data_notes(data: Dataset) -> tuple[Note, ...]:
     """What was decided about the data on the way, and that made-up ones judge no accuracy."""
-    notes = [Note("data", "note", text) for text in data.notes]
     if data.synthetic:
-        notes.append(Note("data", "made up", "no --data: what made-up inputs show is not the accuracy on real ones"))
-    return tuple(notes)
+        said = "; ".join(data.notes)
+        return (Note("data", "made up", f"{said}; results on made-up inputs are no accuracy on real ones"),)
+    return tuple(Note("data", "note", text) for text in data.notes)

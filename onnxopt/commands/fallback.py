@@ -63,9 +63,11 @@ def with_fallback(report: Report, models: Mapping[str, Path], feeds: Sequence[Fe
     if not target.allow_fallback or provider(target.provider).short == "cpu":
         return report
     found = {name: fallback for name, path in models.items() if (fallback := find_fallback(path, feeds, target))}
+    before = report.data.get("fallback")
+    known = before if isinstance(before, dict) else {}
     return replace(
         report,
-        data={**report.data, "fallback": {name: as_json(fallback) for name, fallback in found.items()}},
+        data={**report.data, "fallback": {**known, **{name: as_json(fallback) for name, fallback in found.items()}}},
         notes=(*report.notes, *(Note(name, "fallback", str(fallback)) for name, fallback in found.items())),
     )
 

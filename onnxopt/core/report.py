@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 from onnxopt import __version__
 from onnxopt.errors import InputError
 
-__all__ = ["JSON", "Cell", "Note", "Report", "Status", "Table", "Verdict"]
+__all__ = ["JSON", "Cell", "Interrupted", "Note", "Report", "Status", "Table", "Verdict"]
 
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
 Cell: TypeAlias = "None | bool | int | float | str"
@@ -23,17 +23,22 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """The outcome of a command."""
+    """The outcome of a command.
+
+    ``ERROR``: something could not be done, the rest was; ``INTERRUPTED``: what was done until Ctrl-C or SIGTERM.
+    """
 
     PASS = "pass"
     FAIL = "fail"
+    ERROR = "error"
     UNCHANGED = "unchanged"
     INCONCLUSIVE = "inconclusive"
+    INTERRUPTED = "interrupted"
 
     @property
     def exit_code(self) -> int:
         """The process exit code that stands for this outcome."""
-        return {"pass": 0, "fail": 1, "unchanged": 4, "inconclusive": 5}[self.value]
+        return {"pass": 0, "fail": 1, "error": 3, "unchanged": 4, "inconclusive": 5, "interrupted": 130}[self.value]
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,18 @@ class Report:
                 where="the JSON document",
                 fix="give a file written by `onnxopt --json ...` of the same version",
             ) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, with what was done until then.
+
+    Attributes:
+        report: The part that is complete, its verdict ``INTERRUPTED``.
+    """
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
 
 
 def _finite(value: Any) -> Any:

@@ -129,7 +129,7 @@ class Timing:
             loop each counts from the scheduled arrival of its query.
         host_ns: Times of the runs from numpy arrays to numpy arrays.
         wall_ns: From the start of the first run that counts to the end of the last.
-        busy_ns: Time that threads spent in runs that count, summed.
+        busy_ns: Time in which threads did not wait for a query to arrive, summed over threads.
         fallback: Nodes that run on another provider than the requested one, as ``"Op 'name' (provider)"``.
     """
 

@@ -20,6 +20,8 @@ __all__ = ["Served", "serve"]
 
 NAP_NS = 300_000
 """``time.sleep`` ends up to this late: the rest of a wait is spent looking at the clock."""
+DRAIN = 3.0
+"""A queue that has grown is served until this many times the longest time of the effort; what is left then is lost."""
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Served:
 
     Attributes:
         latencies_ns: Of each query in the order of arrival.
-        busy_ns: Time spent in runs, summed over threads.
+        busy_ns: Time in which threads did not wait for an arrival, summed over threads.
         wall_ns: From the first start to the last end.
     """
 
@@ -52,11 +54,13 @@ class Queue:
         """Number and scheduled arrival (now in a closed loop) of the next query; ``None``: that was all."""
         with self._lock:
             now = time.perf_counter_ns()
-            if self.failure is not None or self._effort.is_spent(self._taken, (now - self._begin_ns) / 1e9):
+            arrival = now if self._load.rate is None else self._next_ns
+            # By arrival, not by now: the queries that a stall holds up near the end must count too.
+            is_spent = self._effort.is_spent(self._taken, (arrival - self._begin_ns) / 1e9)
+            is_late = now - self._begin_ns > DRAIN * self._effort.most_seconds * 1e9 and self._load.rate is not None
+            if self.failure is not None or is_spent or (is_late and self._taken >= self._effort.least_rounds):
                 return None
-            arrival = now
             if self._load.rate is not None:
-                arrival = self._next_ns
                 self._next_ns += int(self._gaps.expovariate(self._load.rate) * 1e9)
             self._taken += 1
             return self._taken - 1, arrival
@@ -77,15 +81,17 @@ def serve(streams: Sequence[Sequence[Run]], load: Load, effort: Effort, seed: in
 
     def work(runs: Sequence[Run]) -> None:
         try:
+            free = time.perf_counter_ns()
             while (query := queue.take()) is not None:
                 number, arrival = query
-                _wait_until(arrival)
+                waited = _wait_until(arrival)
                 start = time.perf_counter_ns()
                 runs[number % len(runs)]()
                 end = time.perf_counter_ns()
                 with lock:
                     latencies[number] = end - (start if load.rate is None else arrival)
-                    served.busy_ns += end - start
+                    served.busy_ns += end - free - waited
+                free = end
         except BaseException as error:  # the thread that started this one raises it
             queue.failure = error
 
@@ -104,9 +110,11 @@ def serve(streams: Sequence[Sequence[Run]], load: Load, effort: Effort, seed: in
     return served
 
 
-def _wait_until(moment_ns: int) -> None:
-    left = moment_ns - time.perf_counter_ns()
-    if left > NAP_NS:
-        time.sleep((left - NAP_NS) / 1e9)
-    while time.perf_counter_ns() < moment_ns:
-        pass
+def _wait_until(moment_ns: int) -> int:
+    """Returns once the clock reads ``moment_ns``; the time spent waiting for it."""
+    begin = now = time.perf_counter_ns()
+    while now < moment_ns:
+        # Not a bare loop: that would keep the interpreter from the threads whose runs end meanwhile.
+        time.sleep(max(0, moment_ns - now - NAP_NS) / 1e9)
+        now = time.perf_counter_ns()
+    return now - begin

@@ -18,10 +18,12 @@ from onnxopt.measurement.stats import SAMPLES_FOR, percentile
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
-__all__ = ["Measurement", "measure", "pool"]
+__all__ = ["MEASURED_RUNS", "MEASURED_SECONDS", "PROCESSES", "Measurement", "measure", "pool"]
 
 MEASURED_SAMPLES = 64
 MEASURED_RUNS = SAMPLES_FOR[99]
+MEASURED_SECONDS = 3.0
+PROCESSES = 3
 HOST_RUNS = 40
 
 
@@ -40,12 +42,13 @@ class Measurement:
         p99_ms: 99th percentile, ``None`` below 662 runs.
         mean_ms: Mean.
         copy_ms: What a run from numpy arrays to numpy arrays takes longer than one on tensors that are in place, as
-            the latencies above are: difference of the medians.
+            the latencies above are: difference of the medians; ``None`` unless queries come one after the other.
         throughput: Samples a second.
-        batch_size: Samples of one query.
+        batch_size: Samples of one query, on average.
         concurrency: Queries at the same time.
         rate: Queries a second that arrived on average; ``None``: each as soon as the last was answered.
         utilization: Share of the time in which the threads were busy, for ``rate``; near 1 the queue grows forever.
+            The queries that were answered in a second are ``throughput / batch_size``.
         load_ms: Time to create the session, median over processes.
         first_run_ms: Time of the first run, median over processes.
         peak_rss_mb: Peak resident memory (MiB) of a worker, largest over processes; ``None``: unknown.
@@ -62,9 +65,9 @@ class Measurement:
     p90_ms: float | None
     p99_ms: float | None
     mean_ms: float
-    copy_ms: float
+    copy_ms: float | None
     throughput: float
-    batch_size: int
+    batch_size: float
     concurrency: int
     rate: float | None
     utilization: float | None
@@ -81,11 +84,11 @@ def measure(
     feeds: Sequence[Feeds],
     target: Target,
     *,
-    batch_size: int | None = None,
+    batch_size: float | None = None,
     load: Load | None = None,
-    processes: int = 3,
+    processes: int = PROCESSES,
     runs: int = MEASURED_RUNS,
-    seconds: float = 3.0,
+    seconds: float = MEASURED_SECONDS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -95,7 +98,7 @@ def measure(
         path: Model file.
         feeds: Samples to run in turn; at most 64 of them, evenly spaced.
         target: Where it runs.
-        batch_size: Samples of one query; default: the first axis of the first input.
+        batch_size: Samples of one query, on average; default: the first axis of the first input.
         load: Queries at the same time and their arrivals; default: one after the other.
         processes: Fresh processes, one after the other.
         runs: Timed runs that are enough, over all processes.
@@ -123,18 +126,17 @@ def measure(
         for i in range(processes):
             answers.append(laboratory.run([subject], effort, seed + i, load))
             advance(1)
-    batch = _batch_size(samples[0]) if batch_size is None else batch_size
+    batch = statistics.fmean(map(_batch_size, samples)) if batch_size is None else batch_size
     return pool(answers, load, batch, spinning=is_spinning(settled))
 
 
-def pool(answers: Sequence[Answer], load: Load, batch_size: int, *, spinning: bool) -> Measurement:
+def pool(answers: Sequence[Answer], load: Load, batch_size: float, *, spinning: bool) -> Measurement:
     """What several processes saw of one model under the same load."""
     timings = [answer.timings[0] for answer in answers]
     times = times_ms(answers, 0)
     wall_s = sum(t.wall_ns for t in timings) / 1e9
     busy_s = sum(t.busy_ns for t in timings) / 1e9
-    service_ms = statistics.median(times) if load.rate is None else 1e3 * busy_s / len(times)
-    host = [ns / 1e6 for t in timings for ns in t.host_ns]
+    host = [ns / 1e6 for t in timings for ns in t.host_ns] if load.is_single_stream else []
     return Measurement(
         scenario=_scenario(load, batch_size),
         n=len(times),
@@ -144,7 +146,7 @@ def pool(answers: Sequence[Answer], load: Load, batch_size: int, *, spinning: bo
         p90_ms=percentile(times, 90),
         p99_ms=percentile(times, 99),
         mean_ms=statistics.fmean(times),
-        copy_ms=max(0.0, statistics.median(host) - service_ms) if host and load.is_single_stream else 0.0,
+        copy_ms=max(0.0, statistics.median(host) - statistics.median(times)) if host else None,
         throughput=batch_size * len(times) / wall_s,
         batch_size=batch_size,
         concurrency=load.concurrency,
@@ -159,7 +161,7 @@ def pool(answers: Sequence[Answer], load: Load, batch_size: int, *, spinning: bo
     )
 
 
-def _scenario(load: Load, batch_size: int) -> str:
+def _scenario(load: Load, batch_size: float) -> str:
     if load.rate is not None:
         return "Server"
     if load.concurrency > 1:

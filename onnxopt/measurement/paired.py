@@ -20,8 +20,9 @@ from onnxopt.measurement.stats import Decision, decide, estimate, holds, log_rat
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
-__all__ = ["LatencyComparison", "Side", "compare_latency", "process_ratio"]
+__all__ = ["MOST_PROCESSES", "LatencyComparison", "Side", "compare_latency", "process_ratio"]
 
+MOST_PROCESSES = 15
 COMPARED_SAMPLES = 8
 """More would leave too few runs of each for a low quantile."""
 LONGEST_SECONDS = 120.0
@@ -98,7 +99,7 @@ def compare_latency(
     margin: float = MARGIN,
     limit: float | None = None,
     min_processes: int = 5,
-    max_processes: int = 15,
+    max_processes: int = MOST_PROCESSES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyComparison:

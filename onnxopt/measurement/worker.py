@@ -25,7 +25,7 @@ from onnxopt.measurement.binding import Run, bound_run, host_run
 from onnxopt.measurement.job import Answer, Effort, Job, Timing
 from onnxopt.measurement.load import Served, serve
 from onnxopt.measurement.memory import device_bytes, peak_rss_bytes
-from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.session import Feeds, Session, open_session
 
 __all__ = ["answer", "end_when_orphaned", "is_steady", "main", "perform", "samples_of"]
 
@@ -36,6 +36,7 @@ WARM_UP_SECONDS = 5.0
 SLOW_RUN_SECONDS = 0.5
 SLOW_WARM_UP_RUNS = 3
 HOST_SECONDS = 0.5
+FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +74,7 @@ def perform(job: Job) -> Answer:
         subject = job.subjects[k]
         session = open_session(Path(subject.path), subject.target)
         load_ns[k], fallback[k] = session.load_ns, tuple(str(node) for node in session.fallback)
-        feeds = [{name: sample[name] for name in session.inputs if name in sample} for sample in samples]
+        feeds = [_as_taken(session, sample) for sample in samples]
         for values in feeds:
             start = time.perf_counter_ns()
             session.run(values)
@@ -165,6 +166,15 @@ def samples_of(path: str, inputs: Sequence[Sequence[str]]) -> list[Feeds]:
     """The samples in the ``.npz`` of a job."""
     with np.load(path, allow_pickle=False) as arrays:
         return [{name: arrays[f"{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(inputs)]
+
+
+def _as_taken(session: Session, sample: Feeds) -> Feeds:
+    """The arrays that the session takes; floating-point ones as wide as it wants: precisions of a model may differ."""
+    feeds = {i.name: (sample[i.name], FLOATS.get(i.type)) for i in session.raw.get_inputs() if i.name in sample}
+    return {
+        name: array.astype(kind, copy=False) if kind is not None and array.dtype.kind == "f" else array
+        for name, (array, kind) in feeds.items()
+    }
 
 
 def end_when_orphaned(parent: int) -> None:

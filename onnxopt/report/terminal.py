@@ -17,8 +17,10 @@ __all__ = ["render"]
 STYLES = {
     Status.PASS: "bold green",
     Status.FAIL: "bold red",
+    Status.ERROR: "bold red",
     Status.UNCHANGED: "bold yellow",
     Status.INCONCLUSIVE: "bold yellow",
+    Status.INTERRUPTED: "bold yellow",
 }
 EXAMPLES = 3
 """Nodes named for each reason when not verbose."""

@@ -31,7 +31,7 @@ def test_bench_compares_by_region(
 ) -> None:
     int8 = quantized(mlp(), "--mode", "dynamic")
     first = int8.parent / "m.onnx"
-    monkeypatch.setattr("onnxopt.commands.bench.compare_latency", lambda *args, **options: latency("faster"))
+    monkeypatch.setattr("onnxopt.commands.matrix.compare_latency", lambda *args, **options: latency("faster"))
     document = invoke("bench", first, int8, "--profile", "--json").document
     profiles, regions = document["data"]["profiles"], document["data"]["regions"]
     assert set(profiles) == {first.name, int8.name}
