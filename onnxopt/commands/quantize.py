@@ -35,6 +35,7 @@ from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.gains import where_it_gains
+from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import excluded, matching, stems
 from onnxopt.quantization.static import StaticQuantize
@@ -120,6 +121,10 @@ def quantize(
                 if better is not None:
                     name = "static, where it gains"
                     candidates.append(try_candidate(name, better, clean, path, scorer, feeds, max_drop, ctx))
+        restored = _restored(candidates, clean, held_back, scorer, max_drop, ctx) if mode == "auto" else None
+        if restored is not None:
+            name = "static, sensitive layers float"
+            candidates.append(try_candidate(name, restored, clean, path, scorer, feeds, max_drop, ctx))
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
@@ -158,6 +163,22 @@ def _attempts(mode: Mode, exclude: tuple[str, ...], model: Model, calibration: D
     if mode != "static":
         attempts["dynamic"] = DynamicQuantize(exclude)
     return attempts
+
+
+def _restored(
+    candidates: Sequence[Candidate], model: Model, held_back: Dataset, scorer: Scorer, max_drop: float, ctx: Context
+) -> StaticQuantize | None:
+    """The last inaccurate static candidate with its most sensitive layers in float, searched on half of the data.
+
+    The other half is left for ``try_candidate``, which judges on all.
+    """
+    tried = [c for c in candidates if isinstance(c.item, StaticQuantize) and c.name != "static, float stem"]
+    if not tried or tried[-1].outcome != "inaccurate" or not isinstance(tried[-1].item, StaticQuantize):
+        return None
+    half = held_back.take(range(0, len(held_back), 2))
+    judge = Scorer(scorer.reference, half, ctx.target, metric=scorer.metric.name, output=scorer.output, seed=ctx.seed)
+    feeds = [ctx.data[i].feeds for i in range(min(RANKED_ON, len(ctx.data)))] if ctx.data else []
+    return keep_within(model, tried[-1].item, judge, max_drop, feeds, ctx)
 
 
 def _cannot_win(item: Pass, model: Model, leader: Candidate | None, feeds: Feeds, ctx: Context) -> str | None:

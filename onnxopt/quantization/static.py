@@ -34,6 +34,7 @@ GridPoint: TypeAlias = tuple[np.float32, int]
 
 OPSET = 13
 """The first opset in which DequantizeLinear has an axis."""
+KEPT = "integers take longer here, or cost more accuracy than they gain"
 SMALLEST_PRODUCT = 1e-30
 """Lower bound on activation scale * weight scale, well above what float32 flushes to zero."""
 BIAS_LIMIT = 2**30
@@ -46,7 +47,8 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
-        keep_float: Labels of nodes that stay float because integers take longer there (``gains``).
+        keep_float: Labels of nodes that stay float: integers take longer there (``gains``) or cost accuracy
+            (``restore``).
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         scheme: The integer grids.
     """
@@ -72,11 +74,7 @@ class StaticQuantize:
             )
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
-        slower = frozenset(self.keep_float)
-        skip |= {n: "integers take longer here" for n in nodes(model) if n not in skip and label(n) in slower}
-        if self.float_stem:
-            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
+        skip = self._skipped(model)
         placement, ranges = _placed(model, skip, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
@@ -92,6 +90,19 @@ class StaticQuantize:
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
         return PassResult(model, len(placement.nodes), placement.notes)
+
+    def planned(self, model: Model) -> tuple[str, ...]:
+        """Labels of the nodes that would run on integers if their values are finite, in graph order."""
+        model = raise_opset(model.clone(), OPSET)
+        return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
+
+    def _skipped(self, model: Model) -> dict[ir.Node, str]:
+        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        kept = frozenset(self.keep_float)
+        skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
+        if self.float_stem:
+            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
+        return skip
 
 
 def _placed(

@@ -6,7 +6,7 @@ from onnxopt.core.query import label
 from onnxopt.measurement.profile import NodeTime, Profile
 from onnxopt.measurement.regions import RegionTime
 from onnxopt.quantization.gains import losing_nodes, where_it_gains
-from onnxopt.quantization.static import StaticQuantize
+from onnxopt.quantization.static import KEPT, StaticQuantize
 from tests.quantization.conftest import Lab
 
 
@@ -31,7 +31,7 @@ def test_nodes_named_as_slower_stay_float(lab: Lab, rng: np.random.Generator) ->
     data = [{"x": rng.standard_normal((4, 16)).astype(np.float32)} for _ in range(4)]
     result = lab.run(StaticQuantize(keep_float=(first,)), model, data)
     assert result.changes == 1
-    assert {n.node for n in result.notes if n.reason == "integers take longer here"} == {first}
+    assert {n.node for n in result.notes if n.reason == KEPT} == {first}
 
 
 def test_a_search_for_gains_names_nodes_of_the_model_or_nothing(lab: Lab, rng: np.random.Generator) -> None:
