@@ -75,7 +75,7 @@ def _judge(found: Comparison, max_drop: float | None, *, is_chosen: bool) -> Ver
     text = f"{scores}: {'relative growth' if found.relative else 'drop'} {found.drop:.4g}{bound}"
     if max_drop is None:
         return Verdict(Status.PASS, text)
-    if found.drop > max_drop:
+    if not found.is_within(max_drop):
         return Verdict(Status.FAIL, f"{text}, above the budget of {max_drop:g}")
     lost = None if is_chosen else collapsed(found.drift, judged=found.output)
     if lost is not None:

@@ -16,6 +16,7 @@ from onnxopt.core.progress import Progress
 from onnxopt.core.report import JSON, Note, Status, Table
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Comparison, compare_models
+from onnxopt.evaluate.tally import ROUNDING
 from onnxopt.measurement.anchor import Anchor, compare_with_anchor, measure_noise
 from onnxopt.measurement.measure import Measurement, measure
 from onnxopt.measurement.paired import compare_latency
@@ -139,12 +140,12 @@ class Evidence:
         if all(d.share_equal == 1 and not d.resized for d in found.drift):
             return Check(name, Status.PASS, 0.0, None, None, limit, "", "all outputs are equal on these data")
         text = f"{found.metric} {found.candidate_score:.4g} against {found.reference_score:.4g}, drop {found.drop:.4g}"
-        if found.drop > limit:
+        if not found.is_within(limit):
             return Check(name, Status.FAIL, found.drop, None, bound, limit, "", f"{text}, limit {limit:g}")
         if bound is None:
             return Check(name, Status.PASS, found.drop, None, None, limit, "", f"{text} (no bound for this metric)")
         text += f", at most {bound:.4g} with 95 % confidence, limit {limit:g}"
-        if bound <= limit:
+        if bound <= limit + ROUNDING:
             return Check(name, Status.PASS, found.drop, None, bound, limit, "", text)
         text += f": more than {found.samples} samples are needed to decide"
         return Check(name, Status.INCONCLUSIVE, found.drop, None, bound, limit, "", text)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxopt.core.io import load
-from onnxopt.core.progress import Advance, Progress
+from onnxopt.core.progress import Progress, share
 from onnxopt.core.query import Model, TensorSpec, input_specs
 from onnxopt.data.batch import batch_size, batches, bounded
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError, OnnxoptError, UsageError, nearest
-from onnxopt.measurement.anchor import Anchor, measure_anchor
+from onnxopt.measurement.anchor import Anchor, measure_anchor, measure_noise
 from onnxopt.measurement.job import Load
 from onnxopt.measurement.measure import PROCESSES, Measurement, measure
 from onnxopt.measurement.paired import MOST_PROCESSES, LatencyComparison, compare_latency
@@ -26,6 +25,7 @@ CALLS = 16
 """Calls that the models are measured on, in turn."""
 COMPARISON_STEPS = MOST_PROCESSES + 2
 ANCHOR_STEPS = 5
+NOISE_STEPS = 3
 LEAST_QUERIES = 8
 """Queries of one process below which a rate tells nothing."""
 
@@ -134,7 +134,8 @@ class Row:
         entry: The model.
         configuration: Where and how it ran.
         outcome: Its figures, or why there are none.
-        anchor: What a later run can be held to; only of a model that is measured alone, in one configuration.
+        anchor: The noise floor, of the first model; and what a later run can be held to, where one model is measured
+            alone in one configuration.
     """
 
     entry: Entry
@@ -158,22 +159,24 @@ def measured(entries: Sequence[Entry], matrix: Matrix, data: Dataset, progress: 
     most = CALLS * max((c.batch or 1 for c in matrix.configurations), default=1)
     samples = bounded((sample.feeds for sample in data), most)
     further = entries[1:]
-    total = len(matrix.configurations) * (len(entries) * PROCESSES + len(further) * COMPARISON_STEPS)
+    noise_steps = NOISE_STEPS if further else 0
+    each = len(entries) * PROCESSES + noise_steps + len(further) * COMPARISON_STEPS
     if len(entries) == len(matrix.configurations) == 1 and matrix.load.is_single_stream:
         steps = PROCESSES + ANCHOR_STEPS
-        with progress.task("all rows", steps) as advance, _share(progress, advance, steps) as part:
-            row = _anchored(entries[0], matrix, samples, part)
+        with progress.task("all rows", steps) as advance, share(progress, advance, steps) as part:
+            row = _row(entries[0], matrix.configurations[0], matrix, samples, part, with_probe=True)
         yield row
         return
-    with progress.task("all rows and comparisons", total) as advance:
+    with progress.task("all rows and comparisons", len(matrix.configurations) * each) as advance:
         for configuration in matrix.configurations:
             rows: list[Row] = []
             for entry in entries:
-                with _share(progress, advance, PROCESSES) as part:
-                    rows.append(Row(entry, configuration, _measurement(entry, configuration, matrix, samples, part)))
+                steps = PROCESSES + (noise_steps if entry is entries[0] else 0)
+                with share(progress, advance, steps) as part:
+                    rows.append(_row(entry, configuration, matrix, samples, part, with_noise=steps > PROCESSES))
                 yield rows[-1]
             for row in rows[1:]:
-                with _share(progress, advance, COMPARISON_STEPS) as part:
+                with share(progress, advance, COMPARISON_STEPS) as part:
                     found = _comparison(rows[0], row, matrix, samples, part)
                 yield Pair(row.entry, rows[0].entry, configuration, found)
 
@@ -207,16 +210,24 @@ def _measurement(
         return error
 
 
-def _anchored(entry: Entry, matrix: Matrix, samples: Sequence[Feeds], progress: Progress) -> Row:
-    configuration = matrix.configurations[0]
+def _row(
+    entry: Entry,
+    configuration: Configuration,
+    matrix: Matrix,
+    samples: Sequence[Feeds],
+    progress: Progress,
+    *,
+    with_noise: bool = False,
+    with_probe: bool = False,
+) -> Row:
+    """The figures of a model, with its noise floor or its anchor to the probe."""
     found = _measurement(entry, configuration, matrix, samples, progress)
-    if isinstance(found, OnnxoptError):
+    if isinstance(found, OnnxoptError) or not (with_noise or with_probe):
         return Row(entry, configuration, found)
+    way, steps = (measure_anchor, ANCHOR_STEPS) if with_probe else (measure_noise, NOISE_STEPS)
     try:
         feeds = _feeds(entry, configuration, samples)
-        anchor = measure_anchor(
-            entry.path, feeds, configuration.target, processes=ANCHOR_STEPS, seed=matrix.seed, progress=progress
-        )
+        anchor = way(entry.path, feeds, configuration.target, processes=steps, seed=matrix.seed, progress=progress)
     except OnnxoptError as error:
         return Row(entry, configuration, error)
     return Row(entry, configuration, found, anchor)
@@ -258,35 +269,3 @@ def _feeds(entry: Entry, configuration: Configuration, samples: Sequence[Feeds])
     if configuration.batch is None:
         return list(samples[:CALLS])
     return batches(samples, entry.specs, configuration.batch, most=CALLS)
-
-
-@contextmanager
-def _share(progress: Progress, advance: Advance, steps: int) -> Generator[Progress]:
-    """Progress whose steps count for the whole too; those that turn out not to be needed are counted at the end."""
-    part = _Part(progress, advance)
-    yield part
-    advance(steps - part.done)
-
-
-class _Part:
-    """Hands the steps of a task on to the whole. Mutable: it counts them."""
-
-    def __init__(self, progress: Progress, advance: Advance) -> None:
-        self._progress, self._advance = progress, advance
-        self.done = 0
-
-    @contextmanager
-    def task(self, description: str, total: int | None) -> Generator[Advance]:
-        """The bar of the task, beside that of the whole."""
-        with self._progress.task(description, total) as inner:
-
-            def step(steps: int) -> None:
-                inner(steps)
-                self._advance(steps)
-                self.done += steps
-
-            yield step
-
-    def note(self, text: str) -> None:
-        """Handed on as it is."""
-        self._progress.note(text)

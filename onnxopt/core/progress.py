@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "Progress", "SilentProgress"]
+__all__ = ["Advance", "Progress", "SilentProgress", "share"]
 
 Advance = Callable[[int], None]
 """Called with the number of steps just done."""
@@ -36,3 +36,35 @@ class SilentProgress:
     def note(self, text: str) -> None:
         """Forgets the line."""
         del text
+
+
+@contextmanager
+def share(progress: Progress, advance: Advance, steps: int) -> Generator[Progress]:
+    """Progress whose steps count for the whole too; those that turn out not to be needed are counted at the end."""
+    part = _Part(progress, advance)
+    yield part
+    advance(steps - part.done)
+
+
+class _Part:
+    """Hands the steps of a task on to the whole. Mutable: it counts them."""
+
+    def __init__(self, progress: Progress, advance: Advance) -> None:
+        self._progress, self._advance = progress, advance
+        self.done = 0
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Generator[Advance]:
+        """The bar of the task, beside that of the whole."""
+        with self._progress.task(description, total) as inner:
+
+            def step(steps: int) -> None:
+                inner(steps)
+                self._advance(steps)
+                self.done += steps
+
+            yield step
+
+    def note(self, text: str) -> None:
+        """Handed on as it is."""
+        self._progress.note(text)

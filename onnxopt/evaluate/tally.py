@@ -15,7 +15,10 @@ from onnxopt.evaluate.metrics import Metric, RowMetric, WholeMetric, score_drop
 from onnxopt.evaluate.outputs import as_array
 from onnxopt.evaluate.rows import Array, RowBuffer, paired_rows
 
-__all__ = ["Comparison", "Tally", "conclude"]
+__all__ = ["ROUNDING", "Comparison", "Tally", "conclude"]
+
+ROUNDING = 1e-9
+"""Differences of scores below this are rounding."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Comparison:
     drop_bound: float | None
     discordant: Discordant | None
     drift: tuple[OutputDrift, ...]
+
+    def is_within(self, budget: float) -> bool:
+        """Whether the drop (its point estimate) is at most ``budget``: 0.90 is within 0.10 of 1.00, also in binary."""
+        return self.drop <= budget + ROUNDING
 
 
 @dataclass

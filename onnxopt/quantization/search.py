@@ -107,7 +107,7 @@ def try_candidate(
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
     if comparison.relative:
         drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
-    if not comparison.drop <= max_drop:
+    if not comparison.is_within(max_drop):
         return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
     lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
     if lost is not None:

@@ -12,7 +12,7 @@ import pytest
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError, ModelError, UsageError
 from onnxopt.evaluate.bounds import tango_upper
-from onnxopt.evaluate.compare import Scorer, compare_models
+from onnxopt.evaluate.compare import Comparison, Scorer, compare_models
 from onnxopt.run.target import Target
 
 Feeds = list[dict[str, np.ndarray]]
@@ -214,3 +214,10 @@ def test_data_that_decide_nothing(
         compare_models(*models, dataset(inputs, [np.full(5, 9)] * 40), target)
     with pytest.raises(DataError, match="mae of the reference model is inf"):
         compare_models(*models, dataset(inputs, [np.full((5, 4), np.nan)] * 40), target, metric="mae")
+
+
+def test_a_drop_of_exactly_the_budget_is_within_it() -> None:
+    found = Comparison("top1", True, False, "y", 100, 1.0, 0.99, 1.0 - 0.99, 0.05, None, ())
+    assert found.drop > 0.01  # in binary
+    assert found.is_within(0.01)
+    assert not found.is_within(0.0099)
