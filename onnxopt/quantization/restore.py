@@ -76,7 +76,7 @@ def keep_within(
         save(result.model, path)
         found = scorer.compare(path)
         lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
-        return found.drop <= max_drop and lost is None
+        return found.is_within(max_drop) and lost is None
 
     return restore(item, groups, is_within)
 
