@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from onnxopt.commands.common import (
     Source,
@@ -31,27 +30,21 @@ from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError, UsageError
 from onnxopt.evaluate.compare import Scorer
-from onnxopt.passes.base import Context, Pass
+from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
+from onnxopt.quantization.auto import Attempts, Mode, Search
 from onnxopt.quantization.calibrators import Calibrator
-from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.existing import require_float
-from onnxopt.quantization.search import Candidate, best, try_candidate
-from onnxopt.quantization.select import excluded, matching, stems
+from onnxopt.quantization.search import Candidate, best
+from onnxopt.quantization.select import excluded, matching
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.quantization.tryout import least_error, output_errors
-from onnxopt.run.session import Feeds, open_session
-from onnxopt.run.tap import observed_shapes
+from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 
 __all__ = ["Mode", "quantize"]
 
-Mode: TypeAlias = Literal["auto", "static", "dynamic"]
-
 CALIBRATION_SAMPLES = 128
-SLACK = 4.0
-"""A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
 
 
 def quantize(
@@ -121,20 +114,19 @@ def quantize(
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
-        candidates: list[Candidate] = []
-        static, tried = None, dict[Calibrator, float]()
-        if mode == "static" or (mode == "auto" and not calibration.synthetic):
-            static = StaticQuantize(kept)
-            if calibrator == "auto":
-                tried = output_errors(static, clean, path, held_back, scorer.output, ctx)
-            fitting = least_error(tried, static.calibrator) if calibrator == "auto" else calibrator
-            static = replace(static, calibrator=fitting)
-        for name, item in _attempts(mode, static, kept, clean).items():
-            hopeless = _cannot_win(item, clean, best(candidates), feeds[0], ctx)
-            if hopeless is None:
-                candidates.append(try_candidate(name, item, clean, path, scorer, feeds, max_drop, ctx))
-            else:
-                candidates.append(Candidate(name, item, None, folder / name, 0, "not tried", hopeless))
+        attempts = Search(
+            model=clean,
+            reference=path,
+            mode=mode,
+            exclude=kept,
+            calibrator=calibrator,
+            max_drop=max_drop,
+            scorer=scorer,
+            held_back=held_back,
+            feeds=feeds,
+            ctx=ctx,
+        ).run()
+        candidates, fixes = attempts.candidates, attempts.fixes
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
@@ -147,11 +139,13 @@ def quantize(
                 "samples": chosen.comparison.samples,
             }
             changes = {chosen.item.name: chosen.changes}
-            stamp(chosen.model, path, [*cleanups, chosen.item], changes=changes, verdict=facts, data=calibration)
+            fixed = fixes.passes if isinstance(chosen.item, StaticQuantize) else ()
+            recipe = [*cleanups, *fixed, chosen.item]
+            stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        report = _report(path, candidates, chosen, held_back, calibration, tried)
+        report = _report(path, attempts, chosen, held_back, calibration)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 
@@ -164,28 +158,6 @@ def _data(source: Source, eval_data: str | None, path: Path, model: Model, targe
     return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
-def _attempts(mode: Mode, static: StaticQuantize | None, exclude: tuple[str, ...], model: Model) -> dict[str, Pass]:
-    """The candidates that the mode allows, by name."""
-    attempts: dict[str, Pass] = {}
-    if static is not None:
-        attempts["static"] = static
-        if stems(model):
-            attempts["static, float stem"] = replace(static, float_stem=True)
-    if mode != "static":
-        attempts["dynamic"] = DynamicQuantize(exclude)
-    return attempts
-
-
-def _cannot_win(item: Pass, model: Model, leader: Candidate | None, feeds: Feeds, ctx: Context) -> str | None:
-    """Why a candidate need not be tried: what it leaves float alone takes longer than the leader; ``None``: try it."""
-    if not isinstance(item, DynamicQuantize) or leader is None or leader.latency is None:
-        return None
-    share = macs_share(model, observed_shapes(model, feeds, ctx.target, ctx.workdir))
-    if leader.latency.high >= 1 - SLACK * share:
-        return None
-    return f"it reaches {share:.1%} of the multiply-accumulates and cannot be as fast as {leader.name!r}"
-
-
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:
     wanted = [
         *(["undecided"] if accept_inconclusive or keep_failing else []),
@@ -195,13 +167,9 @@ def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, kee
 
 
 def _report(
-    path: Path,
-    candidates: Sequence[Candidate],
-    chosen: Candidate | None,
-    held_back: Dataset,
-    calibration: Dataset,
-    tried: Mapping[Calibrator, float],
+    path: Path, attempts: Attempts, chosen: Candidate | None, held_back: Dataset, calibration: Dataset
 ) -> Report:
+    candidates, tried = attempts.candidates, attempts.calibrators
     judged = {c.name: c.latency for c in candidates if c.latency is not None}
     tables: list[Table] = [
         Table("Candidates", ("candidate", "integer nodes", "outcome", "why"), tuple(_row(c) for c in candidates))
@@ -231,11 +199,12 @@ def _report(
             "chosen": None if chosen is None else chosen.name,
             "calibrators": {name: sqnr_db if math.isfinite(sqnr_db) else None for name, sqnr_db in tried.items()},
             "calibration_samples": 0 if calibration.synthetic else len(calibration),
+            "fixes": [as_json(n) for n in attempts.fixes.notes],
             "judged_on": len(held_back),
             "synthetic": held_back.synthetic,
         },
         tuple(tables),
-        _notes(candidates, chosen, held_back),
+        (*attempts.fixes.notes, *_notes(candidates, chosen, held_back)),
     )
 
 

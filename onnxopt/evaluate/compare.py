@@ -50,6 +50,7 @@ class Scorer:
     run again where a candidate needs it).
 
     Attributes:
+        reference: Model file that candidates are compared with.
         metric: The metric in use.
         output: Name of the output it judges.
         is_chosen: Whether the user named that output, so that the others are theirs to judge.
@@ -82,6 +83,7 @@ class Scorer:
         progress: Progress | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        self.reference = reference
         self._reference = open_session(reference, target)
         self._data, self._target, self._seed = data, target, seed
         self._progress: Progress = SilentProgress() if progress is None else progress

@@ -11,7 +11,7 @@ from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
-from onnxopt.quantization.calibrators import Calibrator, least_error, output_errors
+from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.fixes import Fixes, choose_fixes
 from onnxopt.quantization.gains import where_it_gains
@@ -19,6 +19,7 @@ from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
+from onnxopt.quantization.tryout import least_error, output_errors
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, clear_unused
 from onnxopt.core.opset import raise_opset
-from onnxopt.core.query import Model, constant, nodes
+from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.tensors import borrow, read
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
@@ -36,6 +36,7 @@ GridPoint: TypeAlias = tuple[np.float32, int]
 
 OPSET = 13
 """The first opset in which DequantizeLinear has an axis."""
+KEPT = "integers take longer here, or cost more accuracy than they gain"
 SMALLEST_PRODUCT = 1e-30
 """Lower bound on activation scale * weight scale, well above what float32 flushes to zero."""
 BIAS_LIMIT = 2**30
@@ -48,6 +49,8 @@ class StaticQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        keep_float: Labels of nodes that stay float: integers take longer there (``gains``) or cost accuracy
+            (``restore``).
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
@@ -58,6 +61,7 @@ class StaticQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
     float_stem: bool = False
     calibrator: Calibrator = "mse"
     correct_bias: bool = False
@@ -76,9 +80,7 @@ class StaticQuantize:
             )
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
-        if self.float_stem:
-            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
+        skip = self._skipped(model)
         placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
@@ -93,6 +95,19 @@ class StaticQuantize:
             writer.quantize_at_source(value, grids[value])
         notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
         return PassResult(model, len(placement.nodes), (*placement.notes, *notes))
+
+    def planned(self, model: Model) -> tuple[str, ...]:
+        """Labels of the nodes that would run on integers if their values are finite, in graph order."""
+        model = raise_opset(model.clone(), OPSET)
+        return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
+
+    def _skipped(self, model: Model) -> dict[ir.Node, str]:
+        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        kept = frozenset(self.keep_float)
+        skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
+        if self.float_stem:
+            skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
+        return skip
 
     def _grid(self, found: Statistics) -> GridPoint:
         return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)

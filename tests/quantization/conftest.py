@@ -32,15 +32,18 @@ class Lab:
         return load(self.source)
 
     def run(self, item: Pass, model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> PassResult:
+        result = item.run(model, self.context(feeds))
+        save(result.model, self.result)
+        onnx.checker.check_model(self.result, full_check=True)
+        return result
+
+    def context(self, feeds: list[dict[str, np.ndarray]]) -> Context:
         samples = [Sample(f) for f in feeds]
         digest = Digest("test")
         for array in (a for f in feeds for a in f.values()):
             digest.array(array)
         data = Dataset("test", lambda i: samples[i], tuple(range(len(samples))), digest.hex(), False)
-        result = item.run(model, Context(self.folder, data, Target(threads=1)))
-        save(result.model, self.result)
-        onnx.checker.check_model(self.result, full_check=True)
-        return result
+        return Context(self.folder, data, Target(threads=1))
 
     def kernels(self) -> Counter[str]:
         """Node types of the result after ONNX Runtime's own optimizations."""

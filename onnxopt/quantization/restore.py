@@ -1,0 +1,179 @@
+"""Puts the layers that cost the most accuracy back to float, until a quantized model is within its budget.
+
+Rank groups of layers by the output error that each causes when it alone runs on integers; bisect how many of the worst
+must stay float; then try to quantize those again that gain the most time. Two orders are bisected, by error and by
+error over the time gained, and the one that keeps more of the gain is taken: the second was the better one for models
+that are mildly off, the first for those that are badly off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.evaluate.compare import Scorer
+from onnxopt.evaluate.drift import collapsed
+from onnxopt.evaluate.outputs import as_array, is_floating
+from onnxopt.passes.base import Context
+from onnxopt.quantization.gains import gains
+from onnxopt.quantization.static import StaticQuantize
+from onnxopt.run.session import Feeds, Session, open_session
+
+__all__ = ["RANKED_ON", "Group", "keep_within", "rank", "restore"]
+
+MOST_GROUPS = 40
+RANKED_ON = 16
+PUT_BACKS = 8
+LEAST_GAIN = 0.02
+"""A group counts as gaining at least this share of the mean gain: gains are noisy, and errors are divided by them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring layers that are quantized together or not at all.
+
+    Attributes:
+        nodes: Their labels.
+        error: Noise over signal at the outputs when they alone run on integers.
+        gain_ms: Time that integers save there.
+    """
+
+    nodes: tuple[str, ...]
+    error: float
+    gain_ms: float
+
+
+def keep_within(
+    model: Model,
+    item: StaticQuantize,
+    scorer: Scorer,
+    max_drop: float,
+    feeds: Sequence[Feeds],
+    ctx: Context,
+) -> StaticQuantize | None:
+    """``item`` with the layers kept float that it takes to be within the budget; ``None``: nothing fast is left.
+
+    Args:
+        model: The float model.
+        item: How it is quantized; not within the budget.
+        scorer: Judges accuracy.
+        max_drop: The budget.
+        feeds: Samples that layers are ranked and profiled on.
+        ctx: Calibration data, target, folder.
+    """
+    if ctx.data is None:
+        return None
+    few = replace(ctx, data=ctx.data.take(range(min(RANKED_ON, len(ctx.data)))))
+    groups = rank(model, item, feeds, gains(model, item, feeds, few), few)
+    path = ctx.workdir / "restore.onnx"
+
+    def is_within(tried: StaticQuantize) -> bool:
+        result = tried.run(model.clone(), ctx)
+        save(result.model, path)
+        found = scorer.compare(path)
+        lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
+        return found.is_within(max_drop) and lost is None
+
+    return restore(item, groups, is_within)
+
+
+def rank(
+    model: Model, item: StaticQuantize, feeds: Sequence[Feeds], gains_ms: Mapping[str, float], ctx: Context
+) -> tuple[Group, ...]:
+    """The groups of the layers that ``item`` quantizes, each with its error and gain, in graph order.
+
+    Args:
+        model: The float model.
+        item: How it is quantized.
+        feeds: Samples on which the error is measured.
+        gains_ms: Label of a node -> time that integers save there.
+        ctx: Calibration data, target, folder.
+    """
+    labels = item.planned(model)
+    parts = [tuple(part) for part in np.array_split(np.array(labels, object), min(len(labels), MOST_GROUPS))]
+    save(model, path := ctx.workdir / "rank-float.onnx")
+    expected = _outputs(open_session(path, ctx.target), feeds)
+    found: list[Group] = []
+    with ctx.progress.task("ranking layers", len(parts)) as advance:
+        for part in parts:
+            others = tuple(name for name in labels if name not in part)
+            alone = replace(item, keep_float=(*item.keep_float, *others)).run(model.clone(), ctx)
+            save(alone.model, path := ctx.workdir / "rank-one.onnx")
+            error = _error(expected, _outputs(open_session(path, ctx.target), feeds))
+            found.append(Group(part, error, sum(gains_ms.get(name, 0.0) for name in part)))
+            advance(1)
+    return tuple(found)
+
+
+def restore(
+    item: StaticQuantize, groups: Sequence[Group], is_within: Callable[[StaticQuantize], bool]
+) -> StaticQuantize | None:
+    """``item`` with as little time as possible given up to be within the budget; ``None``: only float is.
+
+    Args:
+        item: How the model is quantized; not within the budget.
+        groups: Its layers.
+        is_within: Whether a model that is quantized so is within the budget; expensive.
+    """
+    floor = max(LEAST_GAIN * float(np.mean([abs(g.gain_ms) for g in groups])), 1e-9)
+    by_error = sorted(groups, key=lambda g: -g.error)
+    by_price = sorted(groups, key=lambda g: -g.error / max(g.gain_ms, floor))
+    best: list[Group] | None = None
+    for order in (by_error, by_price):
+        count = _fewest(order, lambda kept: is_within(_with(item, kept)))
+        if count is None:
+            continue
+        kept = list(order[:count])
+        if best is None or _given_up(kept) < _given_up(best):
+            best = kept
+    if not best:
+        return None
+    for group in sorted(best, key=lambda g: -g.gain_ms)[:PUT_BACKS]:
+        fewer = [g for g in best if g is not group]
+        if is_within(_with(item, fewer)):
+            best = fewer
+    return _with(item, best)
+
+
+def _fewest(order: Sequence[Group], is_within: Callable[[Sequence[Group]], bool]) -> int | None:
+    """How many groups from the front must stay float, by bisection; all but one at most (``None``: not enough)."""
+    low, high = 0, len(order) - 1
+    if high < 1 or not is_within(order[:high]):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_within(order[:middle]):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _with(item: StaticQuantize, kept: Sequence[Group]) -> StaticQuantize:
+    return replace(item, keep_float=(*item.keep_float, *(name for group in kept for name in group.nodes)))
+
+
+def _given_up(kept: Sequence[Group]) -> float:
+    return sum(max(group.gain_ms, 0.0) for group in kept)
+
+
+def _outputs(session: Session, feeds: Sequence[Feeds]) -> list[list[np.ndarray]]:
+    return [[as_array(value, name) for name, value in session.run(sample).items()] for sample in feeds]
+
+
+def _error(expected: Sequence[Sequence[np.ndarray]], found: Sequence[Sequence[np.ndarray]]) -> float:
+    """The largest noise-to-signal ratio of an output; infinite where one is not finite."""
+    signal, noise = np.zeros(len(expected[0])), np.zeros(len(expected[0]))
+    for first, second in zip(expected, found, strict=True):
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            if is_floating(a) and a.shape == b.shape:
+                exact = a.astype(np.float64)
+                signal[i] += float(np.square(exact).sum())
+                noise[i] += float(np.square(exact - b).sum())
+    with np.errstate(all="ignore"):
+        ratios = np.where(noise > 0, noise / signal, 0.0)
+    return float(np.nan_to_num(ratios, nan=np.inf).max(initial=0.0))
