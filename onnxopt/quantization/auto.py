@@ -94,8 +94,8 @@ class Search:
             candidates += self._static(static, fixes.model)
         if self.mode != "static":
             candidates.append(self._dynamic(best(candidates)))
-        if self.mode == "auto" and (sensitive := self._within_budget(candidates, fixes.model)) is not None:
-            candidates.append(sensitive)
+        if self.mode == "auto":
+            candidates += self._within_budget(candidates, fixes.model)
         return Attempts(tuple(candidates), fixes, tried)
 
     def _try(self, name: str, item: Pass, model: Model) -> Candidate:
@@ -123,14 +123,14 @@ class Search:
                 return Candidate("dynamic", item, None, self.ctx.workdir / "dynamic", 0, "not tried", why)
         return self._try("dynamic", item, self.model)
 
-    def _within_budget(self, candidates: Sequence[Candidate], model: Model) -> Candidate | None:
+    def _within_budget(self, candidates: Sequence[Candidate], model: Model) -> list[Candidate]:
         """The last inaccurate static form with its most sensitive layers in float, searched on half of the samples.
 
-        The other half is left for the judgement, which is on all.
+        The other half is left for the judgement, which is on all; where that fails, the search gets stricter.
         """
         forms = [(c, c.item) for c in candidates if isinstance(c.item, StaticQuantize) and not c.item.float_stem]
         if not forms or forms[-1][0].outcome != "inaccurate" or self.ctx.data is None:
-            return None
+            return []
         half = self.held_back.take(range(0, len(self.held_back), 2))
         judge = Scorer(
             self.reference,
@@ -141,5 +141,10 @@ class Search:
             seed=self.ctx.seed,
         )
         few = [self.ctx.data[i].feeds for i in range(min(RANKED_ON, len(self.ctx.data)))]
-        item = keep_within(model, forms[-1][1], judge, self.max_drop, few, self.ctx)
-        return None if item is None else self._try("static, sensitive layers float", item, model)
+        found: list[Candidate] = []
+        for item in keep_within(model, forms[-1][1], judge, self.max_drop, few, self.ctx):
+            stricter = "" if not found else f", {len(found) + 1}"
+            found.append(self._try(f"static, sensitive layers float{stricter}", item, model))
+            if found[-1].outcome != "inaccurate":
+                break
+        return found

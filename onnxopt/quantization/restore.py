@@ -8,14 +8,15 @@ that are mildly off, the first for those that are badly off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
-from onnxopt.evaluate.compare import Scorer
+from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
@@ -54,8 +55,10 @@ def keep_within(
     max_drop: float,
     feeds: Sequence[Feeds],
     ctx: Context,
-) -> StaticQuantize | None:
-    """``item`` with the layers kept float that it takes to be within the budget; ``None``: nothing fast is left.
+) -> Iterator[StaticQuantize]:
+    """``item`` with the layers in float that it takes to be within the budget, then half of it, then without any drop.
+
+    The later ones are for who finds that the first is not within the budget on other samples. Layers are ranked once.
 
     Args:
         model: The float model.
@@ -66,19 +69,31 @@ def keep_within(
         ctx: Calibration data, target, folder.
     """
     if ctx.data is None:
-        return None
-    few = replace(ctx, data=ctx.data.take(range(min(RANKED_ON, len(ctx.data)))))
-    groups = rank(model, item, feeds, gains(model, item, feeds, few), few)
+        return
+    groups = rank(model, item, feeds, gains(model, item, feeds, ctx), ctx)
     path = ctx.workdir / "restore.onnx"
+    seen: dict[tuple[str, ...], Comparison] = {}
 
-    def is_within(tried: StaticQuantize) -> bool:
-        result = tried.run(model.clone(), ctx)
-        save(result.model, path)
-        found = scorer.compare(path)
+    def judged(tried: StaticQuantize) -> Comparison:
+        key = tuple(sorted(tried.keep_float))
+        if key not in seen:
+            save(tried.run(model.clone(), ctx).model, path)
+            seen[key] = scorer.compare(path)
+        return seen[key]
+
+    def is_within(tried: StaticQuantize, budget: float) -> bool:
+        found = judged(tried)
         lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
-        return found.is_within(max_drop) and lost is None
+        return found.is_within(budget) and lost is None
 
-    return restore(item, groups, is_within)
+    found: StaticQuantize | None = None
+    for budget in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
+        stricter = restore(item, groups, partial(is_within, budget=budget))
+        if stricter is None:
+            return
+        if stricter != found:
+            yield stricter
+        found = stricter
 
 
 def rank(
