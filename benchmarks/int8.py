@@ -55,7 +55,7 @@ class Row:
             if self.made is not None and self.made.status == "declined":
                 return f"declined: {self.made.reason}"
             return f"error: {self.error or (self.made.reason if self.made is not None else '')}"
-        over = "" if self.judgement.comparison.drop <= self.method.max_drop else f", drop > {self.method.max_drop:g}"
+        over = "" if self.judgement.comparison.is_within(self.method.max_drop) else f", drop > {self.method.max_drop:g}"
         return f"{self.judgement.latency.decision}{over}"
 
     @property
