@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,8 @@ def read_baseline(path: Path) -> StoredBaseline:
         raise InputError(f"the baseline cannot be read: {reason}", where=str(path), fix=FIX) from error
     try:
         report = Report.from_json(text)
+    except RecursionError as error:
+        raise InputError("the baseline is damaged: it is nested too deeply", where=str(path), fix=FIX) from error
     except InputError as error:
         raise InputError(f"the baseline is damaged: {error.what}", where=str(path), fix=FIX) from error
     if report.command != "bench":
@@ -182,12 +185,14 @@ def _parse(path: Path, data: dict[str, Any]) -> StoredBaseline:
         raise ValueError(f"the measurement failed: {row['error']['what']}")
     model = data["models"][row["model"]]
     anchor = row["anchor"]
-    logs = {key: tuple(float(v) for v in anchor[key]) for key in ("to_self", "to_probe")}
+    logs = {key: tuple(_finite(v) for v in anchor[key]) for key in ("to_self", "to_probe")}
     if min(map(len, logs.values())) < 2:
         raise ValueError("too few processes")
     if anchor["probe"] != PROBE_VERSION:
         raise ValueError(f"probe {anchor['probe']}, expected {PROBE_VERSION}")
     peak = row["measurement"]["peak_rss_mb"]
+    if peak is not None and _finite(peak) <= 0:
+        raise ValueError(f"a peak memory of {peak} MiB")
     return StoredBaseline(
         path=path,
         file=Path(str(model["file"])).name,
@@ -199,6 +204,13 @@ def _parse(path: Path, data: dict[str, Any]) -> StoredBaseline:
         peak_rss_mb=None if peak is None else float(peak),
         anchor=Anchor(logs["to_self"], logs["to_probe"], PROBE_VERSION, dict(anchor["session_config"])),
     )
+
+
+def _finite(value: object) -> float:
+    """A number of the file; JSON as Python reads it also has NaN and Infinity, which no limit would ever catch."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
 
 
 def _fit(then: Sequence[Any], now: Sequence[Any]) -> bool:

@@ -2,9 +2,10 @@
 
 Interleaved pairs in fresh processes; one number a process: the median, over blocks of pairs, of the ratio of the
 fastest runs. What else a machine does only ever makes a run longer, in bursts: the minimum of a block drops the bursts,
-the pair drops slow drifts. On traces of two threads on two cores, one of them busy, this number has a spread of 1.3 to
-1.7 points over processes, the ratio of the 25th percentiles one of 8, the median of the pair ratios one of 3.5; on one
-thread all have 0.5 (``benchmarks/gate_statistic.py``). An interval within a single process is too narrow, since the
+the pair drops slow drifts. On traces of two threads on two cores, one of them busy, this number has a spread of 0.8 to
+1.0 points over processes, the ratio of the 25th percentiles one of 0.9 to 3.6, the median of the pair ratios one of 1.6
+to 18, the ratio of means one of 24 to 44; on one thread the first three have about 0.5
+(``benchmarks/gate_statistic.py``). An interval within a single process is too narrow, since the
 placement of a session in memory alone changes its speed. The interval over the processes must satisfy two rules at
 once: Student's t, and the sign interval for the median (order statistics), because a busy machine gives single
 processes that are far off, and t alone is then wrong.
