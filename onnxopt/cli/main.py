@@ -13,16 +13,16 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from onnxopt import __version__
+from onnxopt.cli.settings import Settings
 from onnxopt.core.report import Interrupted
 from onnxopt.errors import OnnxoptError, nearest, one_line
 
-__all__ = ["Settings", "cli", "main"]
+__all__ = ["cli", "main"]
 
 COMMANDS = {
     "inspect": "What a model is made of, and which nodes would be quantized.",
@@ -42,14 +42,6 @@ EXIT_INTERNAL = 3
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 """What a shell reports for a process that SIGPIPE ended."""
-
-
-@dataclass
-class Settings:
-    """The options that stand before the command. Mutable: ``--json`` may also follow, and ``run`` reads them later."""
-
-    verbosity: int = 0
-    json: bool = False
 
 
 class LazyGroup(click.Group):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxopt.cli.main import Settings
+from onnxopt.cli.settings import Settings
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Report, Status
 
