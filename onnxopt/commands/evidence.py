@@ -116,7 +116,7 @@ class Evidence:
             self._anchor = standing.anchor
             self.measured["latency"] = as_json(standing)
             return _ratio_check(standing.found, standing.holds, limit, len(standing.anchor.to_self), self.stored.file)
-        reference = self.reference or self.candidate
+        reference = self._given_reference()
         self._anchor = measure_noise(reference, self.feeds, self.target, seed=self.seed, progress=self.progress)
         found = compare_latency(
             reference, self.candidate, self.feeds, self.target, limit=limit, seed=self.seed, progress=self.progress
@@ -168,7 +168,7 @@ class Evidence:
         if self.reference is None and self.stored is not None:
             own, other = self._measure().peak_rss_mb, self.stored.peak_rss_mb
         else:
-            own, other = (_peak(self._start(path)) for path in (self.candidate, self.reference or self.candidate))
+            own, other = (_peak(self._start(path)) for path in (self.candidate, self._given_reference()))
         if own is None or other is None:
             text = "this system does not tell the peak memory of a process"
             return Check("memory ratio", Status.INCONCLUSIVE, None, None, None, limit, "", text)
@@ -186,6 +186,11 @@ class Evidence:
         below = True if found.high < limit else False if found.low >= limit else None
         return Check("cold start", _status(below), found.ratio, found.low, found.high, limit, "ms", text)
 
+    def _given_reference(self) -> Path:
+        if self.reference is None:
+            raise ValueError("this limit needs the reference model; the gate refuses it against stored figures")
+        return self.reference
+
     def _measure(self) -> Measurement:
         if self._measurement is None:
             self._measurement = measure(
@@ -197,7 +202,7 @@ class Evidence:
     def _compare(self) -> Comparison:
         if self._comparison is None:
             self._comparison = compare_models(
-                self.reference or self.candidate,
+                self._given_reference(),
                 self.candidate,
                 self.data,
                 self.target,

@@ -86,7 +86,7 @@ def measure_anchor(
 ) -> Anchor:
     """The anchor of a model, from that many fresh processes; arguments and errors as for ``compare_latency``."""
     settled = settle_spinning(target, paired=True)
-    return _extend(path, feeds, settled, seed, progress, most=processes, is_enough=lambda found: False)
+    return _extend(path, feeds, settled, seed, progress, most=processes)
 
 
 def measure_noise(
@@ -100,7 +100,7 @@ def measure_noise(
 ) -> Anchor:
     """The ratio of a model to itself alone: the noise floor of a comparison in pairs, under the same conditions."""
     settled = settle_spinning(target, paired=True)
-    return _extend(path, feeds, settled, seed, progress, most=processes, is_enough=lambda found: False, has_probe=False)
+    return _extend(path, feeds, settled, seed, progress, most=processes, has_probe=False)
 
 
 def compare_with_anchor(
@@ -150,7 +150,7 @@ def _extend(
     progress: Progress | None,
     *,
     most: int,
-    is_enough: Callable[[Anchor], bool],
+    is_enough: Callable[[Anchor], bool] = lambda found: False,
     has_probe: bool = True,
 ) -> Anchor:
     """Processes with two sessions of the model and one of the probe, until there are enough."""
