@@ -38,6 +38,9 @@ PASSES: Mapping[str, Entry] = {
         "onnxopt.passes.fusion.affine:FoldAffine",
         "fold Mul, Add, Sub, Div by constants into the Conv in front",
     ),
+    "reorder-gelu": Entry(
+        "onnxopt.passes.fusion.gelu:ReorderGelu", "write Gelu in the order of products that the runtime fuses"
+    ),
     "common-subexpressions": Entry(
         "onnxopt.passes.cleanup.common:CommonSubexpressions", "compute equal expressions once"
     ),

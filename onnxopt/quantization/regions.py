@@ -19,7 +19,7 @@ from onnxopt.passes.shapes import DerivedShapes
 from onnxopt.quantization.channels import FIRST, LAST, Layout, is_per_channel, passed
 from onnxopt.quantization.select import COMPUTE, compute_reason, flag
 
-__all__ = ["NORMS", "Region", "Use", "find_regions"]
+__all__ = ["NORMS", "Region", "Use", "find_regions", "weight_reason"]
 
 Use = tuple[ir.Node, int]
 """A node and the index of one of its inputs."""
@@ -125,7 +125,7 @@ class _Finder:
                     continue
                 if node.graph is model.graph and index == 0 and _reads(node, layout):
                     region.readers.append(node)
-                    region.reason = region.reason or _weight_reason(node)
+                    region.reason = region.reason or weight_reason(node)
                 else:
                     region.others.append((node, index))
         yield from (r for r in found.values() if r.readers or any(is_op(n, "Clip") for n, _ in r.others))
@@ -198,7 +198,7 @@ def _reads(node: ir.Node, layout: Layout) -> bool:
     return sizes[1 if flag(node, "transB") else 0] == wanted
 
 
-def _weight_reason(node: ir.Node) -> str | None:
+def weight_reason(node: ir.Node) -> str | None:
     """Why the weights of a Conv, Gemm or MatMul cannot be scaled."""
     reason, weight = compute_reason(node), node.inputs[1]
     if reason is None and weight is not None:
@@ -215,7 +215,7 @@ def _weight_reason(node: ir.Node) -> str | None:
 def _writer_reason(node: ir.Node, channels: int) -> str | None:
     """Why the constants that make the channels cannot be scaled."""
     if node.op_type in COMPUTE:
-        return _weight_reason(node)
+        return weight_reason(node)
     for value in node.inputs[1:] if node.op_type in NORMS else node.inputs:
         tensor = tensor_of(value)
         if tensor is None and node.op_type in NORMS and value is not None:

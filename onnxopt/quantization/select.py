@@ -29,6 +29,7 @@ __all__ = [
     "compute_reason",
     "excluded",
     "flag",
+    "keep_float",
     "matching",
     "place",
     "quantizable",
@@ -41,6 +42,8 @@ MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Uns
 """Ops whose output holds only codes of the input, so that both share one grid."""
 COMPUTE = frozenset({"Conv", "MatMul", "Gemm"})
 STEM_CHANNELS = 4
+FLOAT_BECAUSE = "onnxopt.float"
+"""Key of a node's metadata under which a pass says why the node is to stay float."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def quantizable(model: Model) -> tuple[str, ...]:
 
 def compute_reason(node: ir.Node) -> str | None:
     """Why a Conv, Gemm or MatMul has no integer kernel; ``None`` when it has one."""
+    if FLOAT_BECAUSE in node.metadata_props:
+        return node.metadata_props[FLOAT_BECAUSE]
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return "an attribute is decided by the caller of its function"
     data, weight = node.inputs[0], node.inputs[1]
@@ -128,6 +133,11 @@ def compute_reason(node: ir.Node) -> str | None:
         return _gemm_reason(node)
     bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
     return "its bias is not constant" if bias is not None and constant(bias) is None else None
+
+
+def keep_float(node: ir.Node, reason: str) -> None:
+    """Marks a node that a pass has made to stay float."""
+    node.metadata_props[FLOAT_BECAUSE] = reason
 
 
 def weight_axis(node: ir.Node) -> int:

@@ -27,7 +27,7 @@ from onnxopt.quantization.rescale import SCALES, matrix, rescale
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.run.tap import tap
 
-__all__ = ["Smooth"]
+__all__ = ["Channels", "Smooth", "best_scale", "expected_noise", "observe", "smoothed_regions"]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WORTH = 0.9
@@ -51,15 +51,15 @@ class Smooth:
         """
         if ctx.data is None:
             raise DataError("smoothing needs data to observe", where=self.name, fix="give --data")
-        regions, notes = _regions(model)
-        channels = _observed(model, regions, ctx.data, ctx)
+        regions, notes = smoothed_regions(model)
+        channels = observe(model, regions, ctx.data, ctx)
         editor, count = Editor(model), 0
         for region in regions:
             seen = [channels[node] for node in region.readers]
             if not all(np.isfinite(c.energy).all() for c in seen):
                 notes.append(Note(region.name, "kept", "it has NaN or infinite values on the calibration data"))
                 continue
-            scale, share = _best(region, seen, self.scheme)
+            scale, share = best_scale(region, seen, self.scheme)
             if share > WORTH:
                 notes.append(Note(region.name, "kept", f"no scale lowers its expected noise below {share:.0%}"))
                 continue
@@ -69,14 +69,14 @@ class Smooth:
 
 
 @dataclass(frozen=True, eq=False)
-class _Channels:
+class Channels:
     """Statistics of the channels that a node reads, each (channels,) float64."""
 
     low: Array
     high: Array
     energy: Array
 
-    def update(self, array: Array, channels: int, *, is_first: bool) -> _Channels:
+    def update(self, array: Array, channels: int, *, is_first: bool) -> Channels:
         """With the values of an array added, whose channels are on axis 1 (``is_first``) or on the last one."""
         if not array.size:
             return self
@@ -88,10 +88,16 @@ class _Channels:
             rows = array.reshape(-1, channels)
             low, high = rows.min(axis=0), rows.max(axis=0)
             energy = np.einsum("nc,nc->c", rows, rows, dtype=np.float64) / rows.shape[0]
-        return _Channels(np.minimum(self.low, low), np.maximum(self.high, high), self.energy + energy)
+        return Channels(np.minimum(self.low, low), np.maximum(self.high, high), self.energy + energy)
+
+    def without(self, channels: Array) -> Channels:
+        """As if the channels of these indices were always 0."""
+        kept = np.ones(self.low.shape)
+        kept[channels] = 0.0
+        return Channels(self.low * kept, self.high * kept, self.energy * kept)
 
 
-def _regions(model: Model) -> tuple[list[Region], list[Note]]:
+def smoothed_regions(model: Model) -> tuple[list[Region], list[Note]]:
     """The regions that can be scaled, and why others cannot.
 
     Where the output of a norm is also read by something else (the residual of a post-norm block), that reads it times
@@ -112,17 +118,17 @@ def _regions(model: Model) -> tuple[list[Region], list[Note]]:
     return taken, notes
 
 
-def _observed(model: Model, regions: list[Region], data: Dataset, ctx: Context) -> dict[ir.Node, _Channels]:
+def observe(model: Model, regions: list[Region], data: Dataset, ctx: Context) -> dict[ir.Node, Channels]:
     """One streaming pass over the data: the statistics of what each reader reads."""
     wanted: dict[str, list[tuple[ir.Node, int]]] = {}
-    found: dict[ir.Node, _Channels] = {}
+    found: dict[ir.Node, Channels] = {}
     for region in regions:
         for node in region.readers:
             data_input = node.inputs[0]
             if data_input is not None:
                 wanted.setdefault(data_input.name or "", []).append((node, region.channels))
                 none = np.full(region.channels, np.inf)
-                found[node] = _Channels(none, -none, np.zeros(region.channels))
+                found[node] = Channels(none, -none, np.zeros(region.channels))
     with ctx.progress.task("observing channels", len(data)) as advance:
         for values in tap(model, list(wanted), lambda: (s.feeds for s in data), ctx.target, ctx.workdir):
             _add(values, wanted, found)
@@ -131,7 +137,7 @@ def _observed(model: Model, regions: list[Region], data: Dataset, ctx: Context) 
 
 
 def _add(
-    values: Mapping[str, Array], wanted: Mapping[str, list[tuple[ir.Node, int]]], found: dict[ir.Node, _Channels]
+    values: Mapping[str, Array], wanted: Mapping[str, list[tuple[ir.Node, int]]], found: dict[ir.Node, Channels]
 ) -> None:
     for name, array in values.items():
         readers = wanted[name]
@@ -140,16 +146,18 @@ def _add(
         found.update(dict.fromkeys((reader for reader, _ in readers), updated))
 
 
-def _best(region: Region, seen: list[_Channels], scheme: QuantScheme) -> tuple[Array, float]:
+def best_scale(region: Region, seen: list[Channels], scheme: QuantScheme) -> tuple[Array, float]:
     """The scales with the least expected noise, and that noise as a share of what it is without scales."""
     views = [_folded(matrix(node), region.channels) for node in region.readers]
+    signals = [_signal(view, c) for view, c in zip(views, seen, strict=True)]
     size = np.max([np.maximum(-c.low, c.high) for c in seen], axis=0)
     reads = np.max([np.abs(v).max(axis=(1, 3), initial=0).reshape(-1) for v in views], axis=0)
     used = (size > 0) & (reads > 0)
     plain = np.ones(region.channels)
 
     def noise(scale: Array) -> float:
-        return sum(_noise(v, c, scale, scheme) for v, c in zip(views, seen, strict=True))
+        noises = [_noise(view, c, scale, scheme) for view, c in zip(views, seen, strict=True)]
+        return sum(noise / signal for noise, signal in zip(noises, signals, strict=True) if signal > 0)
 
     found = [(noise(plain), plain)]
     for alpha in ALPHAS:
@@ -161,14 +169,32 @@ def _best(region: Region, seen: list[_Channels], scheme: QuantScheme) -> tuple[A
     return scale, least / found[0][0] if found[0][0] > 0 else 1.0
 
 
+def expected_noise(
+    region: Region, seen: list[Channels], scale: Array, scheme: QuantScheme, *, left: list[Channels] | None = None
+) -> float:
+    """Noise over signal that rounding puts on what the readers give, summed over them.
+
+    Args:
+        region: What is read, by whom.
+        seen: What each reader reads.
+        scale: The scales that are moved into the weights, (channels,).
+        scheme: The grids.
+        left: What of it is rounded; default: all.
+    """
+    views = [_folded(matrix(node), region.channels) for node in region.readers]
+    signals = [_signal(view, c) for view, c in zip(views, seen, strict=True)]
+    noises = [_noise(view, c, scale, scheme) for view, c in zip(views, left or seen, strict=True)]
+    return sum(noise / signal for noise, signal in zip(noises, signals, strict=True) if signal > 0)
+
+
 def _folded(view: Array, channels: int) -> Array:
     """``view`` with the entries of one channel behind a Flatten as positions."""
     groups, outputs, inputs, positions = view.shape
     return view.reshape(groups, outputs, channels // groups, positions * (inputs * groups // channels))
 
 
-def _noise(view: Array, seen: _Channels, scale: Array, scheme: QuantScheme) -> float:
-    """Expected noise over expected signal at the outputs of one reader."""
+def _noise(view: Array, seen: Channels, scale: Array, scheme: QuantScheme) -> float:
+    """Expected squared noise at the outputs of one reader."""
     groups = view.shape[0]
     scaled = view * scale.reshape(groups, 1, -1, 1)
     energy = (seen.energy / scale**2).reshape(groups, 1, -1, 1)
@@ -176,5 +202,9 @@ def _noise(view: Array, seen: _Channels, scale: Array, scheme: QuantScheme) -> f
     step = (high - low) / (scheme.activations.high - scheme.activations.low)
     steps = np.abs(scaled).max(axis=(2, 3), initial=0) / scheme.weights.high
     by_output = (energy.sum(axis=(2, 3)) * view.shape[3] * steps**2).sum()
-    signal = (scaled**2 * energy).sum()
-    return float((step**2 * (scaled**2).sum() + by_output) / 12 / signal) if signal > 0 else 0.0
+    return float(step**2 * (scaled**2).sum() + by_output) / 12
+
+
+def _signal(view: Array, seen: Channels) -> float:
+    """Expected square of the outputs of one reader, its inputs taken as independent of each other."""
+    return float((view**2 * seen.energy.reshape(view.shape[0], 1, -1, 1)).sum())
