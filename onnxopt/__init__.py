@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxopt.core.query import Model
     from onnxopt.core.report import Report
     from onnxopt.errors import OnnxoptError
+    from onnxopt.run.session import load_session
     from onnxopt.run.target import Target
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "gate": "commands.gate",
     "inspect": "commands.inspect",
     "load": "core.io",
+    "load_session": "run.session",
     "optimize": "commands.optimize",
     "quantize": "commands.quantize",
     "save": "core.io",
@@ -64,6 +66,7 @@ __all__ = [
     "gate",
     "inspect",
     "load",
+    "load_session",
     "optimize",
     "quantize",
     "save",

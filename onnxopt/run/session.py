@@ -18,10 +18,11 @@ import onnxruntime as ort
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.run.placement import Placed, declined_because, described, placed_elsewhere, record_placement
 from onnxopt.run.providers import CPU, chain, check_installed, printed_reason, quiet_creation, session_threads
+from onnxopt.run.settings import SessionSettings, read_settings
 from onnxopt.run.target import Target, provider
 from onnxopt.run.words import said
 
-__all__ = ["Feeds", "Recording", "Session", "open_session"]
+__all__ = ["Feeds", "Recording", "Session", "load_session", "open_session"]
 
 Feeds: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
@@ -44,6 +45,7 @@ class Session:
         load_ns: Time that ONNX Runtime took to create it.
         fallback: Nodes that run on another provider than the requested one.
         declined: Why the requested provider was not created at all; ``None``: it was.
+        settings: What was read from the file beside the model and applied.
     """
 
     raw: ort.InferenceSession
@@ -53,6 +55,7 @@ class Session:
     load_ns: int
     fallback: tuple[Placed, ...] = ()
     declined: str | None = None
+    settings: SessionSettings = SessionSettings()
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """The named outputs (default: all) for one set of feeds.
@@ -88,6 +91,8 @@ class Recording:
 def open_session(path: Path, target: Target, *, recording: Recording | None = None) -> Session:
     """A session for the model file at ``path`` on ``target``, with ONNX Runtime's default graph optimizations (all).
 
+    The settings in ``<path>.session.json``, if there are any for this provider, are applied.
+
     Args:
         path: The model file.
         target: Provider, threads and options.
@@ -100,13 +105,22 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
     """
     check_installed(target)
     wanted = provider(target.provider)
-    options = _session_options(target)
+    settings = read_settings(path)
+    if settings.provider != wanted.short:
+        settings = SessionSettings()
+    options = _session_options(target, settings)
     if recording is not None:
         _record(options, recording)
     try:
         with quiet_creation(target) as printed:
             start = time.perf_counter_ns()
-            raw = ort.InferenceSession(str(path), sess_options=options, providers=chain(target), enable_fallback=0)
+            raw = ort.InferenceSession(
+                str(path),
+                sess_options=options,
+                providers=chain(target),
+                enable_fallback=0,
+                disabled_optimizers=list(settings.disabled_optimizers),
+            )
             load_ns = time.perf_counter_ns() - start
     except Exception as error:
         raise _load_error(path, error, target) from error
@@ -127,7 +141,21 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
     if fallback and not target.allow_fallback:
         _refuse_fallback(path, target, fallback)
     inputs, outputs = tuple(i.name for i in raw.get_inputs()), tuple(o.name for o in raw.get_outputs())
-    return Session(raw, inputs, outputs, path, load_ns, fallback, declined)
+    return Session(raw, inputs, outputs, path, load_ns, fallback, declined, settings)
+
+
+def load_session(path: str | Path, target: Target | None = None) -> ort.InferenceSession:
+    """ONNX Runtime's own session for a model file, with the settings that were measured to pay for it.
+
+    Args:
+        path: The model file; ``<path>.session.json`` beside it is applied where its provider is that of ``target``.
+        target: Provider, threads and options; default: the CPU with all cores that are allowed here.
+
+    Raises:
+        ProviderError: The provider cannot be used (``open_session``).
+        ModelError: The model, or the file of settings, cannot be loaded.
+    """
+    return open_session(Path(path), target or Target()).raw
 
 
 def _refuse_fallback(path: Path, target: Target, fallback: Sequence[Placed]) -> None:
@@ -155,14 +183,14 @@ def describe_feeds(feeds: Feeds) -> str:
     return ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in feeds.items()) or "(none)"
 
 
-def _session_options(target: Target) -> ort.SessionOptions:
+def _session_options(target: Target, settings: SessionSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = session_threads(target)
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
     if provider(target.provider).name != CPU:
         record_placement(options)
-    for key, value in target.session_config.items():
+    for key, value in {**settings.session_config, **target.session_config}.items():
         options.add_session_config_entry(key, value)
     return options
 
