@@ -1,7 +1,8 @@
 """Intermediate values of a model over data, in chunks bounded by bytes.
 
-The values, those in the bodies of control flow too, are exposed as extra outputs of a copy of the model. Only as many are exposed at once as fit the byte budget;
-each chunk is one pass over the data, and no value outlives the sample it belongs to.
+The values, those in the bodies of control flow too, are exposed as extra outputs of a copy of the model. Only as many
+are exposed at once as fit the byte budget; each chunk is one pass over the data, and no value outlives the sample it
+belongs to.
 """
 
 from __future__ import annotations
