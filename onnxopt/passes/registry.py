@@ -12,7 +12,7 @@ from onnxopt.errors import UsageError, nearest
 if TYPE_CHECKING:
     from onnxopt.passes.base import Pass
 
-__all__ = ["CLEANUP", "OPTIMIZE", "Entry", "create", "names", "summary"]
+__all__ = ["CLEANUP", "OPTIMIZE", "REWRITES", "Entry", "create", "names", "summary"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ PASSES: Mapping[str, Entry] = {
         "onnxopt.passes.cleanup.freeze:FreezeDefaults",
         "make inputs that have a default value constant",
     ),
+    "inline-functions": Entry(
+        "onnxopt.passes.rewrite.inline:InlineFunctions", "put the bodies of local functions where they are called"
+    ),
 }
 
 CLEANUP = (
@@ -64,7 +67,9 @@ CLEANUP = (
     "remove-unused",
 )
 """Passes that keep every output bit for bit, in the order in which they help each other."""
-OPTIMIZE = tuple(name for name in PASSES if name != "freeze-defaults")
+REWRITES = ("inline-functions",)
+"""Other forms of the same computation: worth it only where a kernel gains, so each must be asked for."""
+OPTIMIZE = tuple(name for name in PASSES if name not in {"freeze-defaults", *REWRITES})
 """What ``optimize`` runs when nothing else is asked for."""
 
 

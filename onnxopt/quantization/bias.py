@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, clear_unused, graph_of, remove_node
-from onnxopt.core.query import Model, label, opset
+from onnxopt.core.query import Model, label, nodes, opset
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
@@ -62,16 +62,20 @@ def correct_bias(model: Model, weights: Mapping[ir.Node, Array], data: Dataset, 
 def _shifts(model: Model, weights: Mapping[ir.Node, Array], data: Dataset, ctx: Context) -> dict[ir.Node, Array]:
     """``E[W x] - E[W_quantized x]`` of each node, (channels,) float64, from one pass over the data."""
     copy = model.clone()
-    twins = dict(zip(model.graph, copy.graph, strict=True))
+    twins = dict(zip(nodes(model), nodes(copy), strict=True))
     editor = Editor(copy)
     means = {_compared(editor, twins[node], weight).name or "": node for node, weight in weights.items()}
     found = {node: np.zeros(weight.shape[weight_axis(node)]) for node, weight in weights.items()}
+    counts = dict.fromkeys(weights, 0)
     with ctx.progress.task("correcting biases", len(data)) as advance:
         for values in tap(copy, list(means), lambda: (s.feeds for s in data), ctx.target, ctx.workdir):
             for name, mean in values.items():
-                found[means[name]] += mean.astype(np.float64) / len(data)
+                node = means[name]
+                if mean.size:  # in a body: nothing where it did not run, a row for each iteration of a loop
+                    found[node] += mean.astype(np.float64).reshape(-1, found[node].size).mean(axis=0)
+                    counts[node] += 1
             advance(1)
-    return found
+    return {node: total / max(counts[node], 1) for node, total in found.items()}
 
 
 def _compared(editor: Editor, node: ir.Node, weight: Array) -> ir.Value:

@@ -57,7 +57,7 @@ def calibrate(
 
     Args:
         model: The model; it is not changed.
-        names: Names of values of the main graph.
+        names: Names of values, each unique in the model. A value that no sample reaches keeps empty statistics.
         data: The samples; statistics per sample are those of one call each.
         target: Where the model runs.
         workdir: Folder for intermediate files.

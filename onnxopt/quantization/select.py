@@ -3,20 +3,22 @@
 ONNX Runtime's CPU provider turns these into one integer kernel each (``tests/quantization/test_kernels.py`` reads it
 from the optimized graph): Conv, Gemm and MatMul with constant weights, an Add or Concat of quantized values, and ops
 that only move codes (MaxPool, Reshape, ...) between quantized values. A Relu or Clip between such a node and its
-QuantizeLinear disappears into the grid. Everything else stays float and gets no pair.
+QuantizeLinear disappears into the grid. Everything else stays float and gets no pair. The bodies of control flow are
+fused like the main graph, as long as each has DequantizeLinear nodes of its own.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.query import Model, constant, graphs, label
+from onnxopt.core.edit import nested_graphs
+from onnxopt.core.query import Model, constant, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import borrow
 from onnxopt.errors import UsageError, nearest
@@ -66,10 +68,15 @@ class Placement:
 
 
 def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -> Placement:
-    """The placement for the main graph; ``exclude`` holds the nodes that are to stay float, with the reason."""
+    """The placement for the main graph and the bodies of control flow.
+
+    Args:
+        model: The model; what local functions hold stays float (``passes.rewrite.inline`` puts it into the graph).
+        exclude: Nodes that are to stay float, with the reason.
+    """
     nodes: list[ir.Node] = []
     notes: list[Note] = []
-    for node in model.graph:
+    for node in _nodes(model):
         if node.op_type not in COMPUTE or node.domain != "":
             continue
         reason = exclude.get(node) or compute_reason(node)
@@ -79,7 +86,7 @@ def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -
             notes.append(Note(label(node), "float", reason))
     integer = set(nodes)
     produced: dict[ir.Value, ir.Value] = {}
-    for node in model.graph:
+    for node in _nodes(model):
         if node in exclude:
             continue
         value = _produced_by(node, integer, produced)
@@ -87,13 +94,12 @@ def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -
             moved = node.op_type in MOVES and node.inputs[0] is not None
             produced[value] = produced[node.inputs[0]] if moved and node.inputs[0] in produced else value
     consumed = dict.fromkeys(n.inputs[0] for n in nodes if n.inputs[0] is not None and n.inputs[0] not in produced)
-    for graph in graphs(model):
-        if graph is not model.graph:
-            notes.extend(
-                Note(label(n), "float", "static quantization does not reach nested graphs")
-                for n in graph
-                if n.op_type in COMPUTE
-            )
+    for function in model.functions.values():
+        notes.extend(
+            Note(label(n), "float", "it is in a local function")
+            for n in ir.traversal.RecursiveGraphIterator(function.graph)
+            if n.op_type in COMPUTE
+        )
     grid_of = {**produced, **{v: v for v in consumed}}
     return Placement(tuple(nodes), tuple(produced), tuple(consumed), grid_of, tuple(notes))
 
@@ -102,10 +108,12 @@ def quantizable(model: Model) -> tuple[str, ...]:
     """Names of all values whose range a placement may ask for, whatever nodes it excludes.
 
     One calibration of these serves every candidate. Excluding nodes only ever takes values away from those quantized at
-    their source; a node that remains then reads a quantized form of its own input.
+    their source; a node that remains then reads a quantized form of its own input. What nodes inside bodies make is
+    among them too: it tells whether they ever ran.
     """
     full = place(model)
-    values = [*full.grid_of.values(), *(node.inputs[0] for node in full.nodes)]
+    inside = [node.outputs[0] for node in full.nodes if node.graph is not model.graph]
+    values = [*full.grid_of.values(), *(node.inputs[0] for node in full.nodes), *inside]
     return tuple(dict.fromkeys(v.name for v in values if v is not None and v.name))
 
 
@@ -148,7 +156,7 @@ def weight_axis(node: ir.Node) -> int:
 
 
 def stems(model: Model) -> frozenset[ir.Node]:
-    """The Convs of the main graph that read an input of few channels, and the depthwise Conv behind such a Conv.
+    """The Convs that read an input of few channels, and the depthwise Conv behind such a Conv.
 
     The integer kernel gains little or nothing on them (measured: 0.5x to 1.5x for few channels, 0.7x for a depthwise
     Conv at full resolution), and what they cost in accuracy every later layer inherits.
@@ -156,7 +164,7 @@ def stems(model: Model) -> frozenset[ir.Node]:
     found: set[ir.Node] = set()
     behind: set[ir.Value] = set()
     computed: set[ir.Value] = set()
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         data = next(iter(node.inputs), None)
         if node.op_type == "Conv" and node.domain == "" and compute_reason(node) is None and data is not None:
             weight = constant(node.inputs[1])
@@ -168,7 +176,11 @@ def stems(model: Model) -> frozenset[ir.Node]:
                 behind.update(node.outputs if few else ())
         elif node.op_type in ACTIVATIONS and data in behind:
             behind.update(node.outputs)
-        if node.op_type in COMPUTE or any(v in computed for v in node.inputs):
+        bodies = [graph for attribute in node.attributes.values() for graph in nested_graphs(attribute)]
+        if any(v in computed for v in node.inputs):
+            computed.update(node.outputs)
+            computed.update(v for graph in bodies for v in graph.inputs)
+        elif node.op_type in COMPUTE or any(map(_computes, bodies)):
             computed.update(node.outputs)
     return frozenset(found)
 
@@ -196,6 +208,16 @@ def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: 
 def matching(candidates: Iterable[ir.Node], pattern: str) -> list[ir.Node]:
     """The nodes whose name or op type matches a shell-style ``pattern``."""
     return [n for n in candidates if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
+
+
+def _computes(graph: ir.Graph) -> bool:
+    return any(node.op_type in COMPUTE for node in ir.traversal.RecursiveGraphIterator(graph))
+
+
+def _nodes(model: Model) -> Iterator[ir.Node]:
+    """The nodes outside local functions, graph by graph, outer ones first."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        yield from graph
 
 
 def _gemm_reason(node: ir.Node) -> str | None:

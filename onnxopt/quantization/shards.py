@@ -36,7 +36,7 @@ class Shard:
 
     Attributes:
         model: File of the model.
-        names: Values of its main graph.
+        names: Its values.
         data: The samples.
         target: Where the model runs.
         histograms: Whether ranges alone do not do.

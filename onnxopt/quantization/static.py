@@ -13,39 +13,46 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.edit import Editor, clear_unused
+from onnxopt.core.names import has_unique_names, make_names_unique
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, label, nodes
-from onnxopt.core.tensors import borrow, read
+from onnxopt.core.report import Note
+from onnxopt.core.tensors import read
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.passes.rewrite.inline import InlineFunctions
+from onnxopt.quantization.affine import qparams
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.observers import Statistics
-from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, quantizable, stems, weight_axis
+from onnxopt.quantization.qdq import GridPoint, PairWriter
+from onnxopt.quantization.scheme import CPU_X86, QuantScheme
+from onnxopt.quantization.select import (
+    ACTIVATIONS,
+    COMPUTE,
+    Placement,
+    excluded,
+    place,
+    quantizable,
+    stems,
+)
 
 __all__ = ["StaticQuantize"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-GridPoint: TypeAlias = tuple[np.float32, int]
-"""Scale and zero point of one value."""
 
 OPSET = 13
 """The first opset in which DequantizeLinear has an axis."""
 KEPT = "integers take longer here, or cost more accuracy than they gain"
-SMALLEST_PRODUCT = 1e-30
-"""Lower bound on activation scale * weight scale, well above what float32 flushes to zero."""
-BIAS_LIMIT = 2**30
-"""Codes of a bias stay below this, half of what int32 holds, so that the accumulator has room for the products."""
 
 
 @dataclass(frozen=True)
 class StaticQuantize:
-    """Quantizes weights and activations of Conv, Gemm, MatMul and residual Add nodes to INT8.
+    """Quantizes weights and activations of Conv, Gemm, MatMul and residual Add nodes to INT8, in bodies too.
+
+    Local functions that hold such nodes are put into the graph first: their ranges differ from call to call.
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
@@ -79,14 +86,14 @@ class StaticQuantize:
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
         excluded(nodes(model), self.exclude)
-        model = raise_opset(model, OPSET)
+        given, (model, inlining) = model, _prepared(model)
         skip = self._skipped(model)
         placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
-            return PassResult(model, 0, placement.notes)
+            return PassResult(given, 0, (*inlining, *placement.notes))
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
         weights = dict(_weights(placement)) if self.correct_bias else {}
-        writer = _Writer(model, self.scheme)
+        writer = PairWriter(model, self.scheme)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:
@@ -94,11 +101,11 @@ class StaticQuantize:
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
         notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
-        return PassResult(model, len(placement.nodes), (*placement.notes, *notes))
+        return PassResult(model, len(placement.nodes), (*inlining, *placement.notes, *notes))
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
-        model = raise_opset(model.clone(), OPSET)
+        model, _ = _prepared(model.clone())
         return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
 
     def _skipped(self, model: Model) -> dict[ir.Node, str]:
@@ -111,6 +118,20 @@ class StaticQuantize:
 
     def _grid(self, found: Statistics) -> GridPoint:
         return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)
+
+
+def _prepared(model: Model) -> tuple[Model, tuple[Note, ...]]:
+    """The model, or a copy where something must change, with all that can run on integers in reach, each value named.
+
+    Also why some local functions were not put into the graph.
+    """
+    model = raise_opset(model, OPSET)
+    inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(model)
+    model = inlined.model
+    if not has_unique_names(model):
+        model = model.clone()
+        make_names_unique(model)
+    return model, inlined.notes
 
 
 def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
@@ -130,11 +151,23 @@ def _placed(
     found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(calibrator))
     while True:
         placement = place(model, skip)
-        bad = [v for v, source in placement.grid_of.items() if not found[source.name or ""].range.finite]
+        bad = dict[ir.Node, str]()
+        for value, source in placement.grid_of.items():
+            if (reason := _reason(found[source.name or ""])) is not None:
+                bad |= dict.fromkeys(_touching(value), reason)
+        for node in placement.nodes:
+            if node.graph is not model.graph and (reason := _reason(found[node.outputs[0].name or ""])) is not None:
+                bad[node] = reason
         if not bad:
             return placement, found
-        for value in bad:
-            skip |= dict.fromkeys(_touching(value), "it reads or makes NaN or infinite values on the calibration data")
+        skip |= bad
+
+
+def _reason(found: Statistics) -> str | None:
+    """Why there is no range to take from these statistics; ``None``: there is."""
+    if not found.range.finite:
+        return "it reads or makes NaN or infinite values on the calibration data"
+    return None if found.samples else "no calibration sample reaches it"
 
 
 def _touching(value: ir.Value) -> Iterator[ir.Node]:
@@ -147,112 +180,3 @@ def _touching(value: ir.Value) -> Iterator[ir.Node]:
     source = producer.inputs[0] if producer.op_type in ACTIVATIONS else None
     if source is not None and (behind := source.producer()) is not None:
         yield behind
-
-
-class _Writer:
-    """Writes Q/DQ pairs into one model; remembers the weights already written, so that shared ones stay shared."""
-
-    def __init__(self, model: Model, scheme: QuantScheme) -> None:
-        self.graph = model.graph
-        self.scheme = scheme
-        self.edit = Editor(model)
-        self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, Array]] = {}
-
-    def quantize_constants(self, node: ir.Node, grids: dict[ir.Value, GridPoint]) -> None:
-        """Replaces the weight by DQ(int8) and the bias by DQ(int32)."""
-        data, weight = node.inputs[0], node.inputs[1]
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if data is None or weight is None:
-            raise ValueError(f"{node.name!r} has no data or weight")
-        data_scale = float(grids[data][0])
-        values = None if (tensor := constant(bias)) is None else np.asarray(read(tensor), np.float64).reshape(-1)
-        dequantized, scale = self._weight(node, weight, data_scale, values)
-        node.replace_input_with(1, dequantized)
-        if bias is not None and values is not None:
-            bias_scale = (scale.astype(np.float64) * data_scale).astype(np.float32)
-            codes = np.rint(values / bias_scale).astype(np.int32)
-            node.replace_input_with(2, self._dequantize_constant(bias, codes, bias_scale, 0, before=node))
-        clear_unused([weight, bias])
-
-    def quantize_for(self, value: ir.Value, readers: tuple[ir.Node, ...], grid: GridPoint) -> None:
-        """Lets the integer ``readers`` of a float ``value`` read a quantized form of it."""
-        wanted = [n for n in value.consumers() if n in readers and n.inputs[0] is value]
-        dequantized = self._pair(value, grid)
-        for node in wanted:
-            node.replace_input_with(0, dequantized)
-
-    def quantize_at_source(self, value: ir.Value, grid: GridPoint) -> None:
-        """Lets all readers of ``value`` read its dequantized form; a graph output keeps its name."""
-        uses = [(use.node, use.idx) for use in value.uses()]
-        outputs = [i for i, output in enumerate(self.graph.outputs) if output is value]
-        dequantized = self._pair(value, grid)
-        for node, index in uses:
-            node.replace_input_with(index, dequantized)
-        if outputs:
-            name = value.name
-            value.name = self.edit.fresh_name(f"{name}_float")
-            for index in outputs:
-                self.graph.outputs[index] = dequantized
-            dequantized.name = name
-
-    def _weight(self, node: ir.Node, weight: ir.Value, data_scale: float, bias: Array | None) -> tuple[ir.Value, Array]:
-        tensor = constant(weight)
-        if tensor is None:
-            raise ValueError(f"{weight.name!r} is not constant")
-        axis = weight_axis(node)
-        with borrow(tensor) as array:
-            scale = weight_scale(array, PerAxis(axis), self.scheme.weights)
-            # A channel of zeros may have any scale; a bias must fit int32 at `data_scale * scale`.
-            needed = np.full(scale.shape, SMALLEST_PRODUCT / data_scale)
-            if bias is not None:
-                needed = np.maximum(needed, np.abs(bias) / (data_scale * BIAS_LIMIT))
-            scale = np.maximum(scale, needed.astype(np.float32))
-            known = self.weights.get((weight, axis))
-            if known is not None and np.array_equal(known[1], scale):
-                return known
-            codes = quantize_array(array, scale, 0, PerAxis(axis), self.scheme.weights)
-        written = self._dequantize_constant(weight, codes, scale, axis, before=node), scale
-        self.weights[weight, axis] = written
-        return written
-
-    def _dequantize_constant(
-        self, source: ir.Value, codes: Array, scale: Array, axis: int, *, before: ir.Node
-    ) -> ir.Value:
-        name = source.name or "weight"
-        inputs = [
-            self.edit.add_constant(f"{name}_quantized", codes, before=before),
-            self.edit.add_constant(f"{name}_scale", scale, before=before),
-            self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=before),
-        ]
-        return self.edit.insert(
-            "DequantizeLinear",
-            inputs,
-            before=self.graph[0],
-            base=f"{name}_dequantized",
-            attributes=[ir.AttrInt64("axis", axis)],
-        )
-
-    def _pair(self, value: ir.Value, grid: GridPoint) -> ir.Value:
-        """DQ(Q(value)), placed right after the node that makes ``value``."""
-        scale, zero_point = grid
-        source, producer = value, value.producer()
-        first = self.graph[0]
-        name = value.name or "value"
-        parameters = [
-            self.edit.add_constant(f"{name}_scale", np.asarray(scale), before=first),
-            self.edit.add_constant(
-                f"{name}_zero_point", np.asarray(zero_point, self.scheme.activations.dtype), before=first
-            ),
-        ]
-        pair: list[ir.Node] = []
-        for op_type, base in (("QuantizeLinear", "quantized"), ("DequantizeLinear", "dequantized")):
-            node = ir.node(op_type, [value, *parameters], name=self.edit.fresh_name(f"{name}_{op_type}"))
-            value = node.outputs[0]
-            value.name = self.edit.fresh_name(f"{name}_{base}")
-            pair.append(node)
-        if producer is None:
-            self.graph.insert_before(first, pair)
-        else:
-            self.graph.insert_after(producer, pair)
-        value.type, value.shape = source.type, source.shape
-        return value

@@ -1,7 +1,8 @@
 """Intermediate values of a model over data, in chunks bounded by bytes.
 
-The values are exposed as extra outputs of a copy of the model. Only as many are exposed at once as fit the byte budget;
-each chunk is one pass over the data, and no value outlives the sample it belongs to.
+The values, those in the bodies of control flow too, are exposed as extra outputs of a copy of the model. Only as many
+are exposed at once as fit the byte budget; each chunk is one pass over the data, and no value outlives the sample it
+belongs to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
 from onnxopt.core.shapes import infer_shapes, static_shapes
+from onnxopt.run.nested import expose, repeated
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
 
@@ -35,18 +37,20 @@ def tap(
     *,
     budget_bytes: int = BUDGET_BYTES,
 ) -> Iterator[Mapping[str, np.ndarray[Any, Any]]]:
-    """The named values of the main graph, one mapping for each sample and chunk.
+    """The named values, one mapping for each sample and chunk.
 
     Args:
         model: The model; it is not changed.
-        names: Names of values of the main graph (inputs, intermediate values or outputs).
+        names: Names of values (inputs, intermediate values or outputs), unique in the model; inside the bodies of
+            control flow too where the opset is 13 or above.
         samples: Makes a fresh iterator over the feeds; called once a chunk.
         target: Where the model runs.
         workdir: Folder for the exposed copies.
         budget_bytes: Upper bound on the bytes exposed by one run, estimated from the first sample's shapes.
 
     Yields:
-        Value name -> array, for the values of one chunk on one sample.
+        Value name -> array, for the values of one chunk on one sample. Values in a body come as ``run.nested.expose``
+        has them; those of local functions are missing.
     """
     inputs = {v.name for v in model.graph.inputs}
     fed = [name for name in names if name in inputs]
@@ -56,9 +60,12 @@ def tap(
         return
     sizes = _sizes(model, computed, first)
     for index, chunk in enumerate(chunks(computed, sizes, budget_bytes) or [[]]):
-        session = open_session(_expose(model, chunk, workdir / f"tap{index}.onnx"), target) if chunk else None
+        path = workdir / f"tap{index}.onnx"
+        outputs = _expose(model, chunk, path)
+        session = open_session(path, target) if outputs else None
         for feeds in samples():
-            values = session.run(feeds, chunk) if session else {}
+            found = session.run(feeds, list(outputs.values())) if session else {}
+            values = {name: found[output] for name, output in outputs.items()}
             if index == 0:
                 values.update({name: feeds[name] for name in fed})
             yield values
@@ -88,14 +95,18 @@ def chunks(names: Sequence[str], sizes: Mapping[str, int], budget_bytes: int) ->
 
 def _sizes(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
     shapes = static_shapes(model, {name: array.shape for name, array in feeds.items()})
-    return {n: int(np.prod(shapes[n])) * BYTES_PER_ELEMENT if n in shapes else UNKNOWN_BYTES for n in names}
+    often = repeated(model)
+    known = {n: int(np.prod(shapes[n])) * BYTES_PER_ELEMENT if n in shapes else UNKNOWN_BYTES for n in names}
+    return {n: max(size, UNKNOWN_BYTES) if n in often else size for n, size in known.items()}
 
 
-def _expose(model: Model, names: Sequence[str], path: Path) -> Path:
+def _expose(model: Model, names: Sequence[str], path: Path) -> dict[str, str]:
+    """Name -> output of the copy that is saved at ``path``; nothing is saved when there is none."""
+    if not names:
+        return {}
     copy = model.clone()
     infer_shapes(copy)
-    present = {v.name for v in copy.graph.outputs}
-    values = {v.name: v for node in copy.graph for v in node.outputs}
-    copy.graph.outputs.extend(values[name] for name in names if name not in present)
-    save(copy, path)
-    return path
+    found = expose(copy, names)
+    if found:
+        save(copy, path)
+    return {name: found[name] for name in names if name in found}
