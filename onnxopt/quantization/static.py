@@ -20,7 +20,7 @@ from onnxopt.core.tensors import borrow, read
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantization.affine import qparams, quantize_array, weight_scale
+from onnxopt.quantization.affine import WeightRange, qparams, quantize_array, weight_scale
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
@@ -53,6 +53,7 @@ class StaticQuantize:
             (``restore``).
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
+        weight_range: Where the grids of the weights end (``affine.weight_scale``).
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
     """
@@ -64,6 +65,7 @@ class StaticQuantize:
     keep_float: tuple[str, ...] = ()
     float_stem: bool = False
     calibrator: Calibrator = "mse"
+    weight_range: WeightRange = "minmax"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
 
@@ -86,7 +88,7 @@ class StaticQuantize:
             return PassResult(model, 0, placement.notes)
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
         weights = dict(_weights(placement)) if self.correct_bias else {}
-        writer = _Writer(model, self.scheme)
+        writer = _Writer(model, self.scheme, self.weight_range)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:
@@ -152,9 +154,10 @@ def _touching(value: ir.Value) -> Iterator[ir.Node]:
 class _Writer:
     """Writes Q/DQ pairs into one model; remembers the weights already written, so that shared ones stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme) -> None:
+    def __init__(self, model: Model, scheme: QuantScheme, weight_range: WeightRange) -> None:
         self.graph = model.graph
         self.scheme = scheme
+        self.weight_range: WeightRange = weight_range
         self.edit = Editor(model)
         self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, Array]] = {}
 
@@ -201,7 +204,7 @@ class _Writer:
             raise ValueError(f"{weight.name!r} is not constant")
         axis = weight_axis(node)
         with borrow(tensor) as array:
-            scale = weight_scale(array, PerAxis(axis), self.scheme.weights)
+            scale = weight_scale(array, PerAxis(axis), self.scheme.weights, self.weight_range)
             # A channel of zeros may have any scale; a bias must fit int32 at `data_scale * scale`.
             needed = np.full(scale.shape, SMALLEST_PRODUCT / data_scale)
             if bias is not None:
