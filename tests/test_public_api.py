@@ -19,6 +19,7 @@ NAMES = {
     "gate",
     "inspect",
     "load",
+    "load_session",
     "optimize",
     "quantize",
     "save",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from onnxopt.quantization.scheme import Granularity, Grid, PerAxis
 
-__all__ = ["dequantize_array", "qparams", "quantize_array", "weight_scale"]
+__all__ = ["WeightRange", "dequantize_array", "qparams", "quantize_array", "weight_scale"]
 
 Array = np.ndarray[Any, Any]
+WeightRange: TypeAlias = Literal["minmax", "mse"]
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 """Scales below the smallest normal float32 divide by zero on kernels that flush denormals."""
+CLIPPED = tuple(i / 100 for i in range(99, 49, -1))
+"""The shares of the largest magnitude that are tried as the end of the grid."""
+BLOCK = 1 << 16
+"""Weights that are tried at a time: what one step needs stays in the cache."""
 
 
 def qparams(low: float, high: float, grid: Grid) -> tuple[np.float32, int]:
@@ -34,15 +39,47 @@ def qparams(low: float, high: float, grid: Grid) -> tuple[np.float32, int]:
     return scale, zero_point
 
 
-def weight_scale(weight: Array, granularity: Granularity, grid: Grid) -> Array:
-    """Symmetric min-max scales of ``weight``.
+def weight_scale(weight: Array, granularity: Granularity, grid: Grid, weight_range: WeightRange = "minmax") -> Array:
+    """Symmetric scales of ``weight``.
+
+    Args:
+        weight: Any shape, float.
+        granularity: How many scales.
+        grid: Where the codes lie.
+        weight_range: ``"minmax"``: the grid ends at the largest magnitude; ``"mse"``: at the share of it (one of
+            ``CLIPPED``) with the least squared error, each scale by itself.
 
     Returns:
         float32 scalar, or (channels,) for ``PerAxis``; 0 where all weights are 0.
     """
-    axes = tuple(a for a in range(weight.ndim) if a != granularity.axis) if isinstance(granularity, PerAxis) else None
+    axis = granularity.axis if isinstance(granularity, PerAxis) else None
+    axes = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
     bound = np.abs(weight).max(axis=axes, initial=0.0)
-    return np.asarray(bound / grid.high, dtype=np.float32)
+    widest = np.asarray(bound / grid.high, dtype=np.float32)
+    if weight_range == "minmax" or not weight.size:
+        return widest
+    rows = np.moveaxis(weight, axis or 0, 0).reshape(widest.size, -1)
+    count = max(1, BLOCK // rows.shape[1])
+    starts = range(0, len(rows), count)
+    steps = [_least_error(rows[i : i + count], widest.reshape(-1)[i : i + count], grid) for i in starts]
+    return np.concatenate(steps).reshape(widest.shape)
+
+
+def _least_error(rows: Array, widest: Array, grid: Grid) -> Array:
+    """The best share of ``widest``, (channels,), for ``rows``, (channels, weights of each)."""
+    best, least = widest, np.full(widest.shape, np.inf)
+    for share in (1.0, *CLIPPED):
+        scale = widest * np.float32(share)
+        step = np.where(scale > 0, scale, np.float32(1))[:, None]
+        error = rows / step
+        codes = np.rint(error)
+        np.maximum(codes, grid.low, out=codes)
+        np.minimum(codes, grid.high, out=codes)
+        error -= codes
+        error *= step
+        squared = np.square(error, out=error).sum(axis=1, dtype=np.float64)
+        best, least = np.where(squared < least, scale, best), np.minimum(squared, least)
+    return best
 
 
 def quantize_array(array: Array, scale: Array, zero_point: int, granularity: Granularity, grid: Grid) -> Array:

@@ -84,7 +84,7 @@ class Search:
             if self.mode == "auto" and self.ctx.data is not None:
                 judged = self.scorer.output if self.scorer.is_chosen else None
                 fixes = choose_fixes(self.model, replace(static, float_stem=True), self.ctx.data, judged, self.ctx)
-                static = replace(static, correct_bias=fixes.correct_bias)
+                static = replace(static, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
             if self.calibrator == "auto":
                 output = self.scorer.output
                 tried = output_errors(static, fixes.model, self.reference, self.held_back, output, self.ctx)

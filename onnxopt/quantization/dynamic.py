@@ -21,7 +21,7 @@ from onnxopt.core.query import Model, constant, graphs, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantization.affine import quantize_array, weight_scale
+from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
 
@@ -38,6 +38,7 @@ class DynamicQuantize:
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        weight_range: Where the grids of the weights end (``affine.weight_scale``).
         scheme: The integer grids; only that of the weights is used.
     """
 
@@ -45,6 +46,7 @@ class DynamicQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    weight_range: WeightRange = "minmax"
     scheme: QuantScheme = CPU_X86
 
     def run(self, model: Model, ctx: Context) -> PassResult:
@@ -57,7 +59,7 @@ class DynamicQuantize:
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
         skip = excluded(nodes(model), self.exclude, strict=False)
-        writer = _Writer(model, self.scheme)
+        writer = _Writer(model, self.scheme, self.weight_range)
         changes = 0
         notes: list[Note] = []
         for graph in graphs(model):
@@ -91,8 +93,9 @@ def _reason(node: ir.Node) -> str | None:
 class _Writer:
     """Rewrites nodes of one model; remembers what it has written, so that shared inputs and weights stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme) -> None:
+    def __init__(self, model: Model, scheme: QuantScheme, weight_range: WeightRange) -> None:
         self.edit = Editor(model)
+        self.weight_range: WeightRange = weight_range
         self.grid = scheme.weights
         self.activations: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         self.weights: dict[tuple[ir.Value, bool, float], tuple[ir.Value, ir.Value, ir.Value]] = {}
@@ -151,7 +154,7 @@ class _Writer:
             raise ValueError(f"{weight.name!r} is not constant")
         axis = PerAxis(weight_axis(node))
         with borrow(tensor) as array:
-            scale = weight_scale(array, axis, self.grid)
+            scale = weight_scale(array, axis, self.grid, self.weight_range)
             scale = np.where(scale > 0, scale, np.float32(1))
             codes: Array = quantize_array(array, scale, 0, axis, self.grid)
         name = weight.name or "weight"

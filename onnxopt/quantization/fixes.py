@@ -17,6 +17,7 @@ from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import OnnxoptError
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context, Pass
+from onnxopt.quantization.affine import WeightRange
 from onnxopt.quantization.equalize import Equalize
 from onnxopt.quantization.relu6 import ClipToRelu
 from onnxopt.quantization.smooth import Smooth
@@ -33,6 +34,7 @@ PERFECT_DB = 200.0
 STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),))
 """A step counts as empty when its first pass changes nothing."""
 BIAS = "correct-bias"
+CLIP = "clip-weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +45,14 @@ class Fixes:
         model: The float model with the fixes of float models applied.
         passes: These, in order.
         correct_bias: Whether the biases of the quantized model are to be corrected.
+        weight_range: How the scales of the weights are to be chosen.
         notes: Each fix with the figures that decided on it.
     """
 
     model: Model
     passes: tuple[Pass, ...] = ()
     correct_bias: bool = False
+    weight_range: WeightRange = "minmax"
     notes: tuple[Note, ...] = ()
 
 
@@ -74,6 +78,7 @@ def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: 
     if error_db is None:
         return Fixes(model, notes=(Note("fixes", "skipped", "there is nothing to quantize or no number to judge by"),))
     kept, error_db = _toggle_bias(judge, kept, error_db)
+    kept, error_db = _better(judge, kept, error_db, replace(kept, weight_range="mse"), CLIP, "")
     for step in STEPS:
         kept, error_db = _apply(judge, kept, error_db, step)
     if kept.passes:  # they may have changed the answer
@@ -93,7 +98,7 @@ class _Judge:
 
     def output_db(self, fixes: Fixes) -> float | None:
         """Signal over error of the quantized model's outputs, their mean; ``None``: no integer layer or no number."""
-        item = replace(self.quantize, correct_bias=fixes.correct_bias)
+        item = replace(self.quantize, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
         result = item.run(fixes.model.clone(), self.ctx)
         if not result.changes:
             return None

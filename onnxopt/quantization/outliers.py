@@ -1,11 +1,12 @@
 """Outliers that no weights can absorb: a Mul in front of the layer evens its channels out, the worst get a float path.
 
-Behind a Gelu or an attention the scales of ``smooth`` have no weights to move into, and a few channels of a transformer
-hold values many times as large as all others (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339). Both take the step
-of the integer grid away from everything else: on MiniLM one channel of 1536 causes most of the error of the model.
+Behind a Gelu or an attention the scales of ``smooth`` have no weights to move into, and a few channels of a
+transformer hold values many times as large as all others (Dettmers et al. 2022, https://arxiv.org/abs/2208.07339). Both
+take the step of the integer grid away from everything else: on MiniLM one channel of 1536 causes most of the error.
 
-``y = x W`` becomes ``y = (x * m) (W / m) + x[C] W[C]``: ``m`` is 0 for the outlier channels ``C``, and a SmoothQuant scale
-for the others. The second product has a handful of columns and stays float; one pass over ``x`` is little beside ``W``.
+``y = x W`` becomes ``y = (x * m) (W / m) + x[C] W[C]``: ``m`` is 0 for the outlier channels ``C``, and a SmoothQuant
+scale for the others. The second product has a handful of columns and stays float; one pass over ``x`` is little beside
+``W``.
 """
 
 from __future__ import annotations

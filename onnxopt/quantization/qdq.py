@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxopt.core.edit import Editor, clear_unused, graph_of
 from onnxopt.core.query import Model, constant
 from onnxopt.core.tensors import borrow, read
-from onnxopt.quantization.affine import quantize_array, weight_scale
+from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
 from onnxopt.quantization.scheme import PerAxis, QuantScheme
 from onnxopt.quantization.select import weight_axis
 
@@ -36,8 +36,9 @@ BIAS_LIMIT = 2**30
 class PairWriter:
     """Writes into one model; remembers what is written already, so that shared weights stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme) -> None:
+    def __init__(self, model: Model, scheme: QuantScheme, weight_range: WeightRange) -> None:
         self.scheme = scheme
+        self.weight_range: WeightRange = weight_range
         self.edit = Editor(model)
         self.weights: dict[tuple[int, int, ir.Graph], tuple[ir.TensorProtocol, Array, Codes]] = {}
         self.dequantized: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
@@ -97,7 +98,7 @@ class PairWriter:
             raise ValueError(f"{weight.name!r} is not constant")
         axis = weight_axis(node)
         with borrow(tensor) as array:
-            scale = weight_scale(array, PerAxis(axis), self.scheme.weights)
+            scale = weight_scale(array, PerAxis(axis), self.scheme.weights, self.weight_range)
             # A channel of zeros may have any scale; a bias must fit int32 at `data_scale * scale`.
             needed = np.full(scale.shape, SMALLEST_PRODUCT / data_scale)
             if bias is not None:

@@ -22,7 +22,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
-from onnxopt.quantization.affine import qparams
+from onnxopt.quantization.affine import WeightRange, qparams
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
@@ -60,6 +60,7 @@ class StaticQuantize:
             (``restore``).
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
+        weight_range: Where the grids of the weights end (``affine.weight_scale``).
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
     """
@@ -71,6 +72,7 @@ class StaticQuantize:
     keep_float: tuple[str, ...] = ()
     float_stem: bool = False
     calibrator: Calibrator = "mse"
+    weight_range: WeightRange = "minmax"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
 
@@ -93,7 +95,7 @@ class StaticQuantize:
             return PassResult(given, 0, (*inlining, *placement.notes))
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
         weights = dict(_weights(placement)) if self.correct_bias else {}
-        writer = PairWriter(model, self.scheme)
+        writer = PairWriter(model, self.scheme, self.weight_range)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:

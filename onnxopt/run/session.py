@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.run.placement import Placed, declined_because, described, placed_elsewhere, record_placement
 from onnxopt.run.providers import CPU, chain, check_installed, printed_reason, quiet_creation, session_threads
-from onnxopt.run.settings import SessionSettings, read_settings
+from onnxopt.run.settings import NO_SETTINGS, SessionSettings, read_settings
 from onnxopt.run.target import Target, provider
 from onnxopt.run.words import said
 
@@ -55,7 +55,7 @@ class Session:
     load_ns: int
     fallback: tuple[Placed, ...] = ()
     declined: str | None = None
-    settings: SessionSettings = SessionSettings()
+    settings: SessionSettings = NO_SETTINGS
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """The named outputs (default: all) for one set of feeds.
@@ -107,7 +107,7 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
     wanted = provider(target.provider)
     settings = read_settings(path)
     if settings.provider != wanted.short:
-        settings = SessionSettings()
+        settings = NO_SETTINGS
     options = _session_options(target, settings)
     if recording is not None:
         _record(options, recording)

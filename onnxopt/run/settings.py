@@ -15,7 +15,7 @@ from typing import Any, cast
 from onnxopt.core.atomic import write_atomic
 from onnxopt.errors import ModelError
 
-__all__ = ["SessionSettings", "read_settings", "settings_path", "write_settings"]
+__all__ = ["NO_SETTINGS", "SessionSettings", "read_settings", "settings_path", "write_settings"]
 
 SCHEMA = 1
 SUFFIX = ".session.json"
@@ -44,6 +44,9 @@ class SessionSettings:
         return ", ".join([*parts, *(f"{key}={value}" for key, value in self.session_config.items())])
 
 
+NO_SETTINGS = SessionSettings()
+
+
 def settings_path(model: Path) -> Path:
     """The file of the settings of the model at ``model``."""
     return model.with_name(model.name + SUFFIX)
@@ -59,7 +62,7 @@ def read_settings(model: Path) -> SessionSettings:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        return SessionSettings()
+        return NO_SETTINGS
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from error
     try:

@@ -45,6 +45,35 @@ def test_the_error_of_a_weight_is_at_most_half_a_step(weight):
 
 
 @settings(max_examples=30)
+@given(
+    arrays(
+        np.float32, st.tuples(st.integers(1, 4), st.integers(0, 6), st.just(2)), elements=st.floats(-8, 8, width=32)
+    ),
+    st.sampled_from([PerAxis(0), PerAxis(1), PerTensor()]),
+)
+def test_the_scale_of_least_error_is_the_best_of_all_shares(weight, granularity):
+    def error(scale):
+        used = np.where(scale > 0, scale, np.float32(1))
+        found = dequantize_array(quantize_array(weight, used, 0, granularity, S8), used, 0, granularity)
+        axes = tuple(a for a in range(3) if a != granularity.axis) if isinstance(granularity, PerAxis) else None
+        return ((found.astype(np.float64) - weight) ** 2).sum(axis=axes)
+
+    widest = weight_scale(weight, granularity, S8)
+    chosen = weight_scale(weight, granularity, S8, "mse")
+    assert chosen.shape == widest.shape
+    least = np.min([error(widest * np.float32(i / 100)) for i in range(50, 101)], axis=0)
+    assert (error(chosen) <= least * 1.001 + 1e-12).all()
+
+
+def test_a_lone_outlier_is_clipped_and_its_channel_only():
+    weight = np.random.default_rng(0).uniform(-1, 1, (2, 40_000)).astype(np.float32)
+    weight[0, 0] = 1.2
+    ratio = weight_scale(weight, PerAxis(0), S8, "mse") / weight_scale(weight, PerAxis(0), S8)
+    assert ratio[0] < 0.9
+    assert ratio[1] > 0.98
+
+
+@settings(max_examples=30)
 @given(arrays(np.float32, 40, elements=st.floats(-10, 10, width=32)))
 def test_codes_are_those_of_onnx_runtime(values):
     scale, zero = qparams(float(values.min()), float(values.max()), U8)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context
+from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.fixes import choose_fixes
 from onnxopt.quantization.relu6 import ClipToRelu
 from onnxopt.quantization.smooth import Smooth
@@ -132,11 +135,39 @@ def test_the_fixes_that_pay_are_kept_and_all_are_reported(lab, rng, tmp_path):
     fixes = choose_fixes(model, StaticQuantize(), dataset(data), None, ctx)
     assert "equalize" in [item.name for item in fixes.passes] or "smooth" in [item.name for item in fixes.passes]
     decided = [n for n in fixes.notes if n.verdict in ("taken", "declined")]
-    assert {"correct-bias", "equalize", "clip-to-relu + equalize", "smooth"} <= {n.node for n in decided}
+    assert {"correct-bias", "clip-weights", "equalize", "clip-to-relu + equalize", "smooth"} <= {
+        n.node for n in decided
+    }
     lab.run(StaticQuantize(), model.clone(), data)
     before = lab.sqnr_db(data)
     lab.run(StaticQuantize(correct_bias=fixes.correct_bias), fixes.model.clone(), data)
     assert lab.sqnr_db(data) > before + 6
+
+
+WIDE = HEAD + "(float[N,1,60000] x) => (float[N,1,4] y) { y = MatMul(x, w) }"
+
+
+def with_outliers(rng):
+    """Weights of which one in each channel costs all others a third of their resolution; inputs that cost nothing."""
+    wide = rng.uniform(-1, 1, (60_000, 4)).astype(np.float32)
+    wide[0] = 1.3
+    return wide, [{"x": rng.integers(0, 2, (8, 1, 60_000)).astype(np.float32)} for _ in range(8)]
+
+
+@pytest.mark.parametrize("item", [StaticQuantize(), DynamicQuantize()])
+def test_clipped_weights_lower_the_error(lab, rng, item):
+    wide, data = with_outliers(rng)
+    lab.run(item, lab.build(WIDE, w=wide), data)
+    before = lab.sqnr_db(data)
+    lab.run(replace(item, weight_range="mse"), lab.build(WIDE, w=wide), data)
+    assert lab.sqnr_db(data) > before + 0.7
+
+
+def test_fixes_clip_weights_where_that_pays(lab, rng, tmp_path):
+    wide, data = with_outliers(rng)
+    ctx = Context(tmp_path, dataset(data), Target(threads=1))
+    fixes = choose_fixes(lab.build(WIDE, w=wide), StaticQuantize(), dataset(data), None, ctx)
+    assert fixes.weight_range == "mse"
 
 
 def test_a_model_without_integer_layers_needs_no_fix(lab, rng, tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor
@@ -64,9 +63,9 @@ def _scaled_by_half(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     for index in (0, 1):
         half, curve = node.inputs[index], node.inputs[1 - index]
         array = array_of(half)
-        if half is None or curve is None or array is None or array.size != 1 or array.ndim > 0 and array.shape != (1,):
+        if half is None or curve is None or array is None or array.shape not in ((), (1,)):
             continue
-        if float(np.asarray(array).reshape(-1)[0]) == HALF and _is_one_plus_erf(curve):
+        if float(array.reshape(-1)[0]) == HALF and _is_one_plus_erf(curve):
             return half, curve
     return None
 
