@@ -145,6 +145,15 @@ def test_matmul_of_three_dimensions_leaves_its_output_float(lab, rng):
     assert lab.sqnr_db(data) > 35
 
 
+@pytest.mark.parametrize("dims", ["N,T,32", "N,32"])
+def test_matmul_with_an_activation_that_a_float_op_reads(lab, rng, dims):
+    text = HEAD + f"(float[{dims}] x) => (float[{dims}] y) {{ h = MatMul(x, w)  r = Relu(h)  y = Neg(r) }}"
+    data = feeds(rng, shape=(2, 5, 32) if "T" in dims else (2, 32))
+    assert lab.run(StaticQuantize(), lab.build(text, w=weight(rng, 32, 32)), data).changes == 1
+    assert not lab.kernels().keys() & {"MatMul", "Gemm", "FusedMatMul", "Relu"}
+    assert lab.sqnr_db(data) > 30
+
+
 def test_dynamic_matmul_and_gemm_are_fused_and_share_the_quantized_input(lab, rng):
     text = (
         HEAD
