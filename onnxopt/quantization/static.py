@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.names import has_unique_names, make_names_unique
+from onnxopt.core.names import make_names_unique
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.report import Note
@@ -22,6 +22,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
+from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import qparams
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
@@ -86,8 +87,8 @@ class StaticQuantize:
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
         excluded(nodes(model), self.exclude)
-        given, (model, inlining) = model, _prepared(model)
-        skip = self._skipped(model)
+        given = model
+        model, skip, inlining = self._prepared(model)
         placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))
@@ -105,8 +106,20 @@ class StaticQuantize:
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
-        model, _ = _prepared(model.clone())
-        return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
+        model, skip, _ = self._prepared(model)
+        return tuple(label(node) for node in place(model, skip).nodes)
+
+    def _prepared(self, model: Model) -> tuple[Model, dict[ir.Node, str], tuple[Note, ...]]:
+        """A copy of the model with all that can run on integers in reach and in the form that does.
+
+        Also the nodes that are to stay float, with the reason, and why local functions were not put into the graph.
+        """
+        inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(raise_opset(model, OPSET))
+        model = inlined.model.clone()
+        make_names_unique(model)
+        skip = self._skipped(model)
+        MatMulAddToGemm().apply(model, skip)
+        return model, skip, inlined.notes
 
     def _skipped(self, model: Model) -> dict[ir.Node, str]:
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
@@ -118,20 +131,6 @@ class StaticQuantize:
 
     def _grid(self, found: Statistics) -> GridPoint:
         return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)
-
-
-def _prepared(model: Model) -> tuple[Model, tuple[Note, ...]]:
-    """The model, or a copy where something must change, with all that can run on integers in reach, each value named.
-
-    Also why some local functions were not put into the graph.
-    """
-    model = raise_opset(model, OPSET)
-    inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(model)
-    model = inlined.model
-    if not has_unique_names(model):
-        model = model.clone()
-        make_names_unique(model)
-    return model, inlined.notes
 
 
 def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
