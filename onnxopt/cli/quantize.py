@@ -10,6 +10,7 @@ import click
 from onnxopt.cli.options import (
     MAX_DROP,
     PATH,
+    POSITIVE,
     data_options,
     finish,
     inconclusive_option,
@@ -35,6 +36,8 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
+@click.option("--max-evals", type=click.IntRange(min=1), default=40, show_default=True, help="Evaluations to spend.")
+@click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Try nothing further after this.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options
@@ -48,6 +51,8 @@ def command(
     workers: int,
     eval_data: str | None,
     max_drop: float,
+    max_evals: int,
+    time_limit: float | None,
     exclude: tuple[str, ...],
     metric: str | None,
     output_name: str | None,
@@ -69,6 +74,8 @@ def command(
         workers=workers,
         eval_data=eval_data,
         max_drop=max_drop,
+        max_evals=max_evals,
+        time_limit=time_limit,
         exclude=exclude,
         metric=metric,
         output_name=output_name,

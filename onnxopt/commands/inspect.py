@@ -15,7 +15,7 @@ from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, 
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
 from onnxopt.errors import DataError
-from onnxopt.quantization.dynamic import DYNAMIC
+from onnxopt.quantization.dynamic import DYNAMIC, dynamic_reason
 from onnxopt.quantization.select import place
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
@@ -67,7 +67,7 @@ def inspect(
     placed_macs = sum(figures.macs.get(name, 0) for name in {label(n) for n in placement.nodes})
     quantizable: dict[str, JSON] = {
         "static": dict(sorted(kinds.items())),
-        "dynamic": sum(1 for node in placement.nodes if node.op_type in DYNAMIC),
+        "dynamic": sum(1 for n in nodes(model) if n.op_type in DYNAMIC and not n.domain and dynamic_reason(n) is None),
         "macs_share": placed_macs / max(figures.total_macs, 1),
     }
     profiled = Profiling({}, (), ())

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from onnxopt.commands.common import (
     Source,
-    accuracy_table,
-    as_json,
     check_output,
-    data_notes,
-    drift_table,
     first_feeds,
-    latency_table,
     open_data,
     open_model,
-    size_table,
     workspace,
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
+from onnxopt.commands.quantize_report import quantize_report
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
-from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
+from onnxopt.core.report import JSON, Report
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError, UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantization.auto import Attempts, Mode, Search
+from onnxopt.quantization.auto import Mode, Search
+from onnxopt.quantization.budget import MOST_EVALS, Budget
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.search import Candidate, best
 from onnxopt.quantization.select import excluded, matching
-from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import open_session
+from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target
 
 __all__ = ["Mode", "quantize"]
@@ -63,6 +58,8 @@ def quantize(
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
     workers: int = 1,
+    max_evals: int = MOST_EVALS,
+    time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes to INT8, judges accuracy on samples not used for calibration, measures against the input, decides.
@@ -83,6 +80,8 @@ def quantize(
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
         workers: Processes that share calibration.
+        max_evals: Most evaluations of a model on the judging samples.
+        time_limit: Seconds after which nothing further is tried; the first candidate is always judged.
         progress: Told of each step.
 
     Raises:
@@ -90,6 +89,7 @@ def quantize(
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
+    budget = Budget(max_evals, time_limit)
     if mode == "static" and source.path is None:
         raise DataError(
             "static quantization needs data to calibrate on",
@@ -125,8 +125,9 @@ def quantize(
             held_back=held_back,
             feeds=feeds,
             ctx=ctx,
+            budget=budget,
         ).run()
-        candidates, fixes = attempts.candidates, attempts.fixes
+        candidates = attempts.candidates
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
@@ -139,13 +140,14 @@ def quantize(
                 "samples": chosen.comparison.samples,
             }
             changes = {chosen.item.name: chosen.changes}
-            fixed = fixes.passes if isinstance(chosen.item, StaticQuantize) else ()
-            recipe = [*cleanups, *fixed, chosen.item]
+            recipe = [*cleanups, *chosen.fixes, chosen.item]
             stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
+            write_settings(final, NO_SETTINGS)
             save(chosen.model, final)
-        report = _report(path, attempts, chosen, held_back, calibration)
+            write_settings(final, chosen.settings)
+        report = quantize_report(path, final, attempts, chosen, held_back, calibration, budget)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 
@@ -164,66 +166,3 @@ def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, kee
         *(["not faster", "inaccurate"] if keep_failing else []),
     ]
     return next((c for outcome in wanted for c in candidates if c.outcome == outcome), None)
-
-
-def _report(
-    path: Path, attempts: Attempts, chosen: Candidate | None, held_back: Dataset, calibration: Dataset
-) -> Report:
-    candidates, tried = attempts.candidates, attempts.calibrators
-    judged = {c.name: c.latency for c in candidates if c.latency is not None}
-    tables: list[Table] = [
-        Table("Candidates", ("candidate", "integer nodes", "outcome", "why"), tuple(_row(c) for c in candidates))
-    ]
-    if tried:
-        tables.append(Table("Calibrators", ("calibrator", "SQNR dB"), tuple(tried.items())))
-    if chosen is not None and chosen.comparison is not None:
-        tables += [accuracy_table(chosen.comparison), drift_table(chosen.comparison)]
-        tables.append(size_table({"input": path, "output": chosen.path}))
-    if judged:
-        tables.append(latency_table(judged, "Against the input, interleaved in fresh processes"))
-    return Report(
-        "quantize",
-        _verdict(candidates, chosen),
-        {
-            "candidates": [
-                {
-                    "name": c.name,
-                    "outcome": c.outcome,
-                    "reason": c.reason,
-                    "integer_nodes": c.changes,
-                    "comparison": None if c.comparison is None else as_json(c.comparison),
-                    "latency": None if c.latency is None else as_json(c.latency),
-                }
-                for c in candidates
-            ],
-            "chosen": None if chosen is None else chosen.name,
-            "calibrators": {name: sqnr_db if math.isfinite(sqnr_db) else None for name, sqnr_db in tried.items()},
-            "calibration_samples": 0 if calibration.synthetic else len(calibration),
-            "fixes": [as_json(n) for n in attempts.fixes.notes],
-            "judged_on": len(held_back),
-            "synthetic": held_back.synthetic,
-        },
-        tuple(tables),
-        (*attempts.fixes.notes, *_notes(candidates, chosen, held_back)),
-    )
-
-
-def _row(candidate: Candidate) -> tuple[str, int, str, str]:
-    return candidate.name, candidate.changes, candidate.outcome, candidate.reason
-
-
-def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None) -> Verdict:
-    if chosen is not None and chosen.outcome == "faster":
-        return Verdict(Status.PASS, f"{chosen.name}: {chosen.reason}")
-    reasons = "; ".join(f"{c.name}: {c.outcome}, {c.reason}" for c in candidates)
-    if all(c.outcome == "unchanged" for c in candidates):
-        return Verdict(Status.UNCHANGED, f"nothing to quantize: {reasons}")
-    if any(c.outcome == "undecided" for c in candidates):
-        return Verdict(Status.INCONCLUSIVE, f"too noisy to say that INT8 is faster: {reasons}")
-    return Verdict(Status.FAIL, f"no INT8 form is faster and within the budget, the input model is best: {reasons}")
-
-
-def _notes(candidates: Sequence[Candidate], chosen: Candidate | None, held_back: Dataset) -> tuple[Note, ...]:
-    shown = [chosen] if chosen is not None else candidates
-    notes = [Note(f"{c.name}: {n.node}", n.verdict, n.reason) for c in shown for n in c.notes]
-    return (*notes, *data_notes(held_back))

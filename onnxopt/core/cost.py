@@ -123,6 +123,7 @@ COUNTERS: Mapping[str, Callable[[ir.Node, list[Shape]], int]] = {
     "QLinearMatMul": _matmul,
     "Gemm": _gemm,
     "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,  # its weights are transposed
     "GRU": _recurrent,
     "RNN": _recurrent,
 }

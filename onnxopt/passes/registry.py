@@ -57,6 +57,9 @@ PASSES: Mapping[str, Entry] = {
     "inline-functions": Entry(
         "onnxopt.passes.rewrite.inline:InlineFunctions", "put the bodies of local functions where they are called"
     ),
+    "matmul-add-to-gemm": Entry(
+        "onnxopt.passes.rewrite.linear:MatMulAddToGemm", "write MatMul and the bias behind it as one Gemm"
+    ),
 }
 
 CLEANUP = (
@@ -67,7 +70,7 @@ CLEANUP = (
     "remove-unused",
 )
 """Passes that keep every output bit for bit, in the order in which they help each other."""
-REWRITES = ("inline-functions",)
+REWRITES = ("inline-functions", "matmul-add-to-gemm")
 """Other forms of the same computation: worth it only where a kernel gains, so each must be asked for."""
 OPTIMIZE = tuple(name for name in PASSES if name not in {"freeze-defaults", *REWRITES})
 """What ``optimize`` runs when nothing else is asked for."""

@@ -10,13 +10,18 @@ from typing import Literal, TypeAlias
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Scorer
+from onnxopt.measurement.profile import Profile
 from onnxopt.passes.base import Context, Pass
-from onnxopt.quantization.calibrators import Calibrator
+from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.fixes import Fixes, choose_fixes
-from onnxopt.quantization.gains import where_it_gains
+from onnxopt.quantization.forms import is_quantizer, planned, with_float
+from onnxopt.quantization.gains import float_profile, gains, where_it_gains
+from onnxopt.quantization.mixed import MixedQuantize
 from onnxopt.quantization.restore import RANKED_ON, keep_within
-from onnxopt.quantization.search import Candidate, best, try_candidate
+from onnxopt.quantization.runtime import better_settings
+from onnxopt.quantization.search import Candidate, best, not_tried, try_candidate
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.quantization.tryout import least_error, output_errors
@@ -29,6 +34,12 @@ Mode: TypeAlias = Literal["auto", "static", "dynamic"]
 
 SLACK = 4.0
 """A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
+FIRST_CALIBRATORS: tuple[Calibrator, ...] = ("mse", "minmax")
+"""What fixes are chosen under: outliers that a layer needs make the first lose, others the second."""
+WORTH_MIXING = 0.97
+"""Static and dynamic layers in one model must promise to take at most this share of the time of the better one."""
+TIME_OF_FIXES, TIME_OF_FORMS = 0.3, 0.6
+"""Shares of a time limit after which no more fixes, and no more forms, are tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +48,12 @@ class Attempts:
 
     Attributes:
         candidates: In the order in which they were tried.
-        fixes: What was applied to the float model ahead of static quantization.
+        fixes: What was considered for the float model ahead of quantization, with the figures that decided on it.
         calibrators: Output error in dB with each calibrator, where they were compared.
     """
 
     candidates: tuple[Candidate, ...]
-    fixes: Fixes
+    fixes: tuple[Fixes, ...] = ()
     calibrators: Mapping[Calibrator, float] = field(default_factory=dict[Calibrator, float])
 
 
@@ -61,6 +72,7 @@ class Search:
         held_back: These samples.
         feeds: Inputs to verify and to measure on.
         ctx: Calibration data, target, folder.
+        budget: What the search may spend.
     """
 
     model: Model
@@ -73,78 +85,138 @@ class Search:
     held_back: Dataset
     feeds: Sequence[Feeds]
     ctx: Context
+    budget: Budget
 
     def run(self) -> Attempts:
-        """All attempts: static, static where it gains, static with a float stem, dynamic, sensitive layers in float."""
+        """All attempts: static and dynamic forms, both in one, sensitive layers in float, runtime settings."""
         candidates: list[Candidate] = []
-        fixes, tried = Fixes(self.model), dict[Calibrator, float]()
+        fixed: list[Fixes] = []
+        tried = dict[Calibrator, float]()
         has_data = self.ctx.data is not None and not self.ctx.data.synthetic
         if self.mode == "static" or (self.mode == "auto" and has_data):
-            static = StaticQuantize(self.exclude)
-            if self.mode == "auto" and self.ctx.data is not None:
-                judged = self.scorer.output if self.scorer.is_chosen else None
-                fixes = choose_fixes(self.model, replace(static, float_stem=True), self.ctx.data, judged, self.ctx)
-                static = replace(static, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
-            if self.calibrator == "auto":
-                output = self.scorer.output
-                tried = output_errors(static, fixes.model, self.reference, self.held_back, output, self.ctx)
-                static = replace(static, calibrator=least_error(tried, static.calibrator))
-            else:
-                static = replace(static, calibrator=self.calibrator)
-            candidates += self._static(static, fixes.model)
+            item, fixes, tried = self._prepared()
+            fixed.append(fixes)
+            candidates += self._static(item, fixes)
         if self.mode != "static":
-            candidates.append(self._dynamic(best(candidates)))
+            candidates += self._dynamic(candidates, fixed, has_data=has_data)
         if self.mode == "auto":
-            candidates += self._within_budget(candidates, fixes.model)
-        return Attempts(tuple(candidates), fixes, tried)
+            candidates += self._within_budget(candidates)
+            leader = best(candidates)
+            if leader is not None and self.budget.spent() is None:
+                args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.budget
+                candidates += better_settings(leader, *args)
+        return Attempts(tuple(candidates), tuple(fixed), tried)
 
-    def _try(self, name: str, item: Pass, model: Model) -> Candidate:
-        return try_candidate(name, item, model, self.reference, self.scorer, self.feeds, self.max_drop, self.ctx)
+    def _try(self, name: str, item: Pass, fixes: Fixes, *, late: bool = False) -> Candidate:
+        """The candidate, or why there is no time for it; the first is always tried."""
+        over = self.budget.spent(1.0 if late else TIME_OF_FORMS) if self.budget.evals else None
+        if over is not None:
+            return not_tried(name, item, over, self.ctx)
+        args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx
+        return try_candidate(name, item, fixes.model, *args, fixes=fixes.passes, budget=self.budget)
 
-    def _static(self, item: StaticQuantize, model: Model) -> list[Candidate]:
-        found = [self._try("static", item, model)]
+    def _prepared(self) -> tuple[StaticQuantize, Fixes, dict[Calibrator, float]]:
+        """How the model is quantized statically: calibrator, fixes, and the error with each calibrator."""
+        static, fixes = StaticQuantize(self.exclude), Fixes(self.model)
+        if self.calibrator != "auto":
+            static = replace(static, calibrator=self.calibrator)
+        elif self.mode == "auto":
+            found = self._errors(static, self.model, FIRST_CALIBRATORS)
+            static = replace(static, calibrator=least_error(found, static.calibrator))
+        if self.mode == "auto" and self.ctx.data is not None:
+            judged = replace(static, float_stem=True)
+            fixes = choose_fixes(self.model, judged, self.ctx.data, self._judged, self.ctx, self._out_of_time)
+            static = replace(static, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
+        if self.calibrator != "auto" or self._out_of_time():
+            return static, fixes, {}
+        tried = self._errors(static, fixes.model, CALIBRATORS)
+        return replace(static, calibrator=least_error(tried, static.calibrator)), fixes, tried
+
+    @property
+    def _judged(self) -> str | None:
+        return self.scorer.output if self.scorer.is_chosen else None
+
+    def _out_of_time(self) -> bool:
+        return self.budget.spent(TIME_OF_FIXES) is not None
+
+    def _errors(self, item: StaticQuantize, model: Model, calibrators: Sequence[Calibrator]) -> dict[Calibrator, float]:
+        output = self.scorer.output
+        return output_errors(item, model, self.reference, self.held_back, output, self.ctx, calibrators)
+
+    def _static(self, item: StaticQuantize, fixes: Fixes) -> list[Candidate]:
+        found = [self._try("static", item, fixes)]
         quantized = found[0].model
-        if self.mode == "auto" and quantized is not None:
-            gaining = where_it_gains(model, item, quantized, self.feeds, self.ctx)
+        if self.mode == "auto" and quantized is not None and self.budget.spent(TIME_OF_FORMS) is None:
+            plain = float_profile(fixes.model, self.feeds, self.ctx)
+            gaining = where_it_gains(fixes.model, item, quantized, self.feeds, self.ctx, plain)
             if gaining is not None:
-                found.append(self._try("static, where it gains", gaining, model))
-        if stems(model):
-            found.append(self._try("static, float stem", replace(item, float_stem=True), model))
+                found.append(self._try("static, where it gains", gaining, fixes))
+            mixed = self._mixed(item, fixes, plain)
+            if mixed is not None:
+                found.append(self._try("mixed", mixed, fixes))
+        if stems(fixes.model):
+            found.append(self._try("static, float stem", replace(item, float_stem=True), fixes))
         return found
 
-    def _dynamic(self, leader: Candidate | None) -> Candidate:
+    def _mixed(self, static: StaticQuantize, fixes: Fixes, plain: Profile) -> MixedQuantize | None:
+        """Each layer in the form that was measured to gain more; ``None`` where one form for all is as good."""
+        dynamic = DynamicQuantize(self.exclude, weight_range=static.weight_range)
+        reached = planned(dynamic, fixes.model)
+        if not reached or set(planned(static, fixes.model)) <= set(reached):
+            return None
+        ahead = gains(fixes.model, static, self.feeds, self.ctx, plain)
+        late = gains(fixes.model, dynamic, self.feeds, self.ctx, plain)
+        chosen = tuple(n for n in reached if late.get(n, 0.0) > max(ahead.get(n, 0.0), 0.0))
+        losing = tuple(n for n, gain in ahead.items() if gain < 0 and n not in chosen)
+        static_ms, dynamic_ms = (sum(max(gain, 0.0) for gain in part.values()) for part in (ahead, late))
+        mixed_ms = sum(max(ahead.get(n, 0.0), late.get(n, 0.0) if n in chosen else 0.0, 0.0) for n in {*ahead, *late})
+        if plain.total_ms - mixed_ms > WORTH_MIXING * (plain.total_ms - max(static_ms, dynamic_ms)):
+            return None
+        return MixedQuantize(with_float(static, losing), dynamic, chosen)
+
+    def _dynamic(self, candidates: Sequence[Candidate], fixed: list[Fixes], *, has_data: bool) -> list[Candidate]:
         """The dynamic form, unless what it leaves float takes longer by itself than the leader."""
-        item = DynamicQuantize(self.exclude)
+        item, leader = DynamicQuantize(self.exclude), best(candidates)
         if leader is not None and leader.latency is not None:
             shapes = observed_shapes(self.model, self.feeds[0], self.ctx.target, self.ctx.workdir)
             share = macs_share(self.model, shapes)
             if leader.latency.high < 1 - SLACK * share:
                 why = f"it reaches {share:.1%} of the multiply-accumulates and cannot be as fast as {leader.name!r}"
-                return Candidate("dynamic", item, None, self.ctx.workdir / "dynamic", 0, "not tried", why)
-        return self._try("dynamic", item, self.model)
+                return [not_tried("dynamic", item, why, self.ctx)]
+        fixes = Fixes(self.model)
+        if self.mode == "auto" and has_data and self.ctx.data is not None:
+            fixes = choose_fixes(self.model, item, self.ctx.data, self._judged, self.ctx, self._out_of_time)
+            item = replace(item, weight_range=fixes.weight_range)
+            fixed.append(replace(fixes, notes=tuple(replace(n, node=f"dynamic: {n.node}") for n in fixes.notes)))
+        return [self._try("dynamic", item, fixes)]
 
-    def _within_budget(self, candidates: Sequence[Candidate], model: Model) -> list[Candidate]:
-        """The last inaccurate static form with its most sensitive layers in float, searched on half of the samples.
+    def _within_budget(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The inaccurate forms with their most sensitive layers in float, searched on half of the samples.
 
         The other half is left for the judgement, which is on all; where that fails, the search gets stricter.
         """
-        forms = [(c, c.item) for c in candidates if isinstance(c.item, StaticQuantize) and not c.item.float_stem]
-        if not forms or forms[-1][0].outcome != "inaccurate" or self.ctx.data is None:
+        if self.ctx.data is None or self.ctx.data.synthetic:
             return []
         half = self.held_back.take(range(0, len(self.held_back), 2))
-        judge = Scorer(
-            self.reference,
-            half,
-            self.ctx.target,
-            metric=self.scorer.metric.name,
-            output=self.scorer.output,
-            seed=self.ctx.seed,
-        )
+        metric, output = self.scorer.metric.name, self.scorer.output
         few = [self.ctx.data[i].feeds for i in range(min(RANKED_ON, len(self.ctx.data)))]
         found: list[Candidate] = []
-        for item in keep_within(model, forms[-1][1], judge, self.max_drop, few, self.ctx):
-            stricter = "" if not found else f", {len(found) + 1}"
-            found.append(self._try(f"static, sensitive layers float{stricter}", item, model))
-            if found[-1].outcome != "inaccurate":
+        for form in _worth_restoring(candidates):
+            if self.budget.spent() is not None or form.base is None or not is_quantizer(form.item):
                 break
+            scorer = Scorer(self.reference, half, self.ctx.target, metric=metric, output=output, seed=self.ctx.seed)
+            fixes = Fixes(form.base, form.fixes)
+            items = keep_within(form.base, form.item, scorer, self.max_drop, few, self.ctx, self.budget)
+            for count, item in enumerate(items, 1):
+                stricter = "" if count == 1 else f", {count}"
+                found.append(self._try(f"{form.name}, sensitive layers float{stricter}", item, fixes, late=True))
+                if found[-1].outcome != "inaccurate":
+                    break
         return found
+
+
+def _worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The last inaccurate candidate of each form, the static ones with a float stem left out."""
+    lost = [c for c in candidates if c.outcome == "inaccurate"]
+    forms = {type(c.item): c for c in lost if not (isinstance(c.item, StaticQuantize) and c.item.float_stem)}
+    return list(forms.values())

@@ -1,8 +1,9 @@
-"""Dynamic INT8: activations of MatMul and Gemm are quantized at run time, weights ahead of it; no data needed.
+"""Dynamic INT8: activations of MatMul, Gemm and LSTM are quantized at run time, weights ahead of it; no data needed.
 
-The pattern is the one ONNX Runtime fuses into DynamicQuantizeMatMul or MatMulIntegerToFloat: DynamicQuantizeLinear,
-MatMulInteger, Cast, Mul by ``activation scale * weight scale``, and for a bias one Add. Conv is left alone: its dynamic
-form ran at 0.1x to 0.5x of float on CPU.
+An LSTM becomes one node of ONNX Runtime's own (``recurrent``). For MatMul and Gemm the pattern is the one that it fuses
+into DynamicQuantizeMatMul or MatMulIntegerToFloat: DynamicQuantizeLinear, MatMulInteger, Cast, Mul by ``activation
+scale * weight scale``, and for a bias one Add. Conv is left alone: its dynamic form ran at 0.1x to 0.5x of float on
+CPU.
 """
 
 from __future__ import annotations
@@ -21,23 +22,29 @@ from onnxopt.core.query import Model, constant, graphs, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
+from onnxopt.passes.constants import is_op
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
+from onnxopt.quantization.recurrent import RECURRENT, quantize_lstm, recurrent_reason
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
 
-__all__ = ["DYNAMIC", "DynamicQuantize", "macs_share"]
+__all__ = ["DYNAMIC", "DynamicQuantize", "dynamic_reason", "macs_share"]
 
 OPSET = 11
 """The first opset with DynamicQuantizeLinear."""
-DYNAMIC = frozenset({"MatMul", "Gemm"})
+DYNAMIC = frozenset({"MatMul", "Gemm", "LSTM"})
+KEPT = "integers take longer here, or cost more accuracy than they gain"
 
 
 @dataclass(frozen=True)
 class DynamicQuantize:
-    """Quantizes MatMul and Gemm nodes with constant weights, in nested graphs and local functions too.
+    """Quantizes MatMul, Gemm and LSTM nodes with constant weights, in nested graphs and local functions too.
+
+    What already runs on integers is left as it is: run it after ``StaticQuantize`` for the rest of the model.
 
     Attributes:
         exclude: Shell-style patterns of node names, or op types, that stay float.
+        keep_float: Labels of nodes that stay float: integers take longer there, or cost accuracy.
         weight_range: Where the grids of the weights end (``affine.weight_scale``).
         scheme: The integer grids; only that of the weights is used.
     """
@@ -46,6 +53,7 @@ class DynamicQuantize:
     lossy: ClassVar[bool] = True
 
     exclude: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
     weight_range: WeightRange = "minmax"
     scheme: QuantScheme = CPU_X86
 
@@ -58,15 +66,17 @@ class DynamicQuantize:
         del ctx
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = excluded(nodes(model), self.exclude, strict=False)
+        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
+        kept = frozenset(self.keep_float)
+        skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
         writer = _Writer(model, self.scheme, self.weight_range)
         changes = 0
         notes: list[Note] = []
         for graph in graphs(model):
             for node in list(graph):
-                if node.op_type not in COMPUTE or node.domain != "":
+                if node.op_type not in COMPUTE | RECURRENT or node.domain != "":
                     continue
-                reason = "excluded" if node in skip else _reason(node)
+                reason = skip.get(node) or dynamic_reason(node)
                 if reason is None:
                     writer.rewrite(node)
                     changes += 1
@@ -78,13 +88,19 @@ class DynamicQuantize:
 def macs_share(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """The part of the model's multiply-accumulates that dynamic quantization can reach; 1 where it is not known."""
     found = cost(model, shapes)
-    reached = [n for n in nodes(model) if n.op_type in DYNAMIC and n.domain == "" and compute_reason(n) is None]
+    reached = [n for n in nodes(model) if n.op_type in DYNAMIC and n.domain == "" and dynamic_reason(n) is None]
     if found.unknown or not found.total_macs:
         return 1.0
     return sum(found.macs.get(label(n), 0) for n in reached) / found.total_macs
 
 
-def _reason(node: ir.Node) -> str | None:
+def dynamic_reason(node: ir.Node) -> str | None:
+    """Why a Conv, MatMul, Gemm, LSTM, GRU or RNN has no dynamic integer form; ``None`` when it has one."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is not None and is_op(weight.producer(), "DequantizeLinear"):
+        return "its weight is quantized already"
+    if node.op_type in RECURRENT:
+        return recurrent_reason(node)
     if node.op_type not in DYNAMIC:
         return f"the dynamic form of {node.op_type} is slower than float"
     return compute_reason(node)
@@ -101,7 +117,10 @@ class _Writer:
         self.weights: dict[tuple[ir.Value, bool, float], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
-        """Replaces a MatMul or Gemm by its dynamic integer form."""
+        """Replaces a MatMul, Gemm or LSTM by its dynamic integer form."""
+        if node.op_type in RECURRENT:
+            quantize_lstm(self.edit, node, self.grid)
+            return
         data, weight = node.inputs[0], node.inputs[1]
         if data is None or weight is None:
             raise ValueError(f"{node.name!r} has no data or weight")

@@ -6,7 +6,7 @@ tried one after the other, each on top of those kept before; none changes the sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.affine import WeightRange
+from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.equalize import Equalize
+from onnxopt.quantization.outliers import EvenOut
 from onnxopt.quantization.relu6 import ClipToRelu
 from onnxopt.quantization.smooth import Smooth
 from onnxopt.quantization.static import StaticQuantize
@@ -29,10 +31,14 @@ __all__ = ["Fixes", "choose_fixes"]
 SAMPLES = 64
 """At most so many samples are fitted to, and as many judged on."""
 WORTH_DB = 0.1
+WORTH_TIME_DB = 1.0
+"""A fix that costs time must gain as much as this."""
 PERFECT_DB = 200.0
 """Stands for an infinite ratio, of outputs that are equal."""
-STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),))
+STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),), (EvenOut(),))
 """A step counts as empty when its first pass changes nothing."""
+DYNAMIC_STEPS: tuple[tuple[Pass, ...], ...] = ((Smooth(),), (EvenOut(),))
+COST_TIME = frozenset({EvenOut.name})
 BIAS = "correct-bias"
 CLIP = "clip-weights"
 
@@ -56,7 +62,14 @@ class Fixes:
     notes: tuple[Note, ...] = ()
 
 
-def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: str | None, ctx: Context) -> Fixes:
+def choose_fixes(
+    model: Model,
+    quantize: StaticQuantize | DynamicQuantize,
+    data: Dataset,
+    output: str | None,
+    ctx: Context,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Fixes:
     """The fixes that lower the error of what ``quantize`` makes of ``model``.
 
     Args:
@@ -65,6 +78,7 @@ def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: 
         data: Calibration samples: a part is fitted to, the rest decides.
         output: The output to judge by; ``None``: all.
         ctx: Target, folder and seed.
+        is_over: Whether no further fix is to be tried.
     """
     fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
     check = check.take(range(min(SAMPLES, len(check))))
@@ -77,11 +91,16 @@ def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: 
         return Fixes(model, notes=(Note("fixes", "skipped", error.what),))
     if error_db is None:
         return Fixes(model, notes=(Note("fixes", "skipped", "there is nothing to quantize or no number to judge by"),))
-    kept, error_db = _toggle_bias(judge, kept, error_db)
+    is_static = isinstance(quantize, StaticQuantize)
+    if is_static:
+        kept, error_db = _toggle_bias(judge, kept, error_db)
     kept, error_db = _better(judge, kept, error_db, replace(kept, weight_range="mse"), CLIP, "")
-    for step in STEPS:
+    for step in STEPS if is_static else DYNAMIC_STEPS:
+        if is_over():
+            skipped = Note(" + ".join(item.name for item in step), "skipped", "there is no time left for it")
+            return replace(kept, notes=(*kept.notes, skipped))
         kept, error_db = _apply(judge, kept, error_db, step)
-    if kept.passes:  # they may have changed the answer
+    if kept.passes and is_static:  # they may have changed the answer
         kept, error_db = _toggle_bias(judge, kept, error_db)
     return kept
 
@@ -91,14 +110,16 @@ class _Judge:
     """Judges one set of fixes after the other in the same way: ``reference`` is the file of the float model."""
 
     reference: Path
-    quantize: StaticQuantize
+    quantize: StaticQuantize | DynamicQuantize
     check: Dataset
     output: str | None
     ctx: Context
 
     def output_db(self, fixes: Fixes) -> float | None:
         """Signal over error of the quantized model's outputs, their mean; ``None``: no integer layer or no number."""
-        item = replace(self.quantize, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
+        item = replace(self.quantize, weight_range=fixes.weight_range)
+        if isinstance(item, StaticQuantize):
+            item = replace(item, correct_bias=fixes.correct_bias)
         result = item.run(fixes.model.clone(), self.ctx)
         if not result.changes:
             return None
@@ -143,7 +164,7 @@ def _better(judge: _Judge, kept: Fixes, kept_db: float, tried: Fixes, name: str,
         tried_db, detail = None, error.what
     if tried_db is None:
         return replace(kept, notes=(*kept.notes, Note(name, "declined", detail))), kept_db
-    taken = tried_db > kept_db + WORTH_DB
+    taken = tried_db > kept_db + (WORTH_TIME_DB if name in COST_TIME else WORTH_DB)
     reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {len(judge.check)} samples"
     note = Note(name, "taken" if taken else "declined", reason)
     chosen = tried if taken else kept

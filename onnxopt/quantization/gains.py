@@ -15,10 +15,11 @@ from onnxopt.core.query import Model, label, nodes
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
 from onnxopt.passes.base import Context
+from onnxopt.quantization.forms import Quantizer
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 
-__all__ = ["gains", "losing_nodes", "where_it_gains"]
+__all__ = ["float_profile", "gains", "losing_nodes", "where_it_gains"]
 
 ROUNDS = 3
 LOSES_BY = 1.05
@@ -27,8 +28,18 @@ SMALLEST_SHARE = 0.001
 """Losses below this share of the whole run are not looked at."""
 
 
+def float_profile(model: Model, feeds: Sequence[Feeds], ctx: Context) -> Profile:
+    """The profile of the float model, which every comparison with it can share."""
+    return _profiled(model, ctx.workdir / "gains-float.onnx", feeds, ctx)
+
+
 def where_it_gains(
-    model: Model, item: StaticQuantize, quantized: Model, feeds: Sequence[Feeds], ctx: Context
+    model: Model,
+    item: StaticQuantize,
+    quantized: Model,
+    feeds: Sequence[Feeds],
+    ctx: Context,
+    plain: Profile | None = None,
 ) -> StaticQuantize | None:
     """``item`` with the nodes kept float on which integers lose time; ``None``: there are none, or nothing is left.
 
@@ -38,8 +49,9 @@ def where_it_gains(
         quantized: What came out.
         feeds: Inputs to run both on.
         ctx: Calibration data, target, folder.
+        plain: Profile of ``model``, where it is known.
     """
-    plain = _profiled(model, ctx.workdir / "gains-float.onnx", feeds, ctx)
+    plain = plain or float_profile(model, feeds, ctx)
     kept, labels = dict.fromkeys(item.keep_float), {label(node) for node in nodes(model)}
     current = quantized
     for _ in range(ROUNDS):
@@ -56,10 +68,12 @@ def where_it_gains(
     return replace(item, keep_float=tuple(kept)) if len(kept) > len(item.keep_float) else None
 
 
-def gains(model: Model, item: StaticQuantize, feeds: Sequence[Feeds], ctx: Context) -> dict[str, float]:
+def gains(
+    model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context, plain: Profile | None = None
+) -> dict[str, float]:
     """Label of a node -> milliseconds that integers save there (negative: cost); those of a region share its gain."""
     quantized = item.run(model.clone(), ctx).model
-    plain = _profiled(model, ctx.workdir / "gains-float.onnx", feeds, ctx)
+    plain = plain or float_profile(model, feeds, ctx)
     found = _profiled(quantized, ctx.workdir / "gains-integer.onnx", feeds, ctx)
     regions = compare_profiles(plain, found, model, quantized)
     return {name: -region.loss_ms / len(region.nodes) for region in regions for name in region.nodes}

@@ -9,7 +9,7 @@ that are mildly off, the first for those that are badly off.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,8 +20,9 @@ from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
+from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.forms import Quantizer, planned, with_float
 from onnxopt.quantization.gains import gains
-from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds, Session, open_session
 
 __all__ = ["RANKED_ON", "Group", "keep_within", "rank", "restore"]
@@ -50,12 +51,13 @@ class Group:
 
 def keep_within(
     model: Model,
-    item: StaticQuantize,
+    item: Quantizer,
     scorer: Scorer,
     max_drop: float,
     feeds: Sequence[Feeds],
     ctx: Context,
-) -> Iterator[StaticQuantize]:
+    budget: Budget,
+) -> Iterator[Quantizer]:
     """``item`` with the layers in float that it takes to be within the budget, then half of it, then without any drop.
 
     The later ones are for who finds that the first is not within the budget on other samples. Layers are ranked once.
@@ -67,28 +69,32 @@ def keep_within(
         max_drop: The budget.
         feeds: Samples that layers are ranked and profiled on.
         ctx: Calibration data, target, folder.
+        budget: Counts the evaluations; what is left unjudged when it is spent counts as not within ``max_drop``.
     """
-    if ctx.data is None:
-        return
     groups = rank(model, item, feeds, gains(model, item, feeds, ctx), ctx)
     path = ctx.workdir / "restore.onnx"
     seen: dict[tuple[str, ...], Comparison] = {}
 
-    def judged(tried: StaticQuantize) -> Comparison:
-        key = tuple(sorted(tried.keep_float))
+    def judged(tried: Quantizer) -> Comparison | None:
+        key = planned(tried, model)
         if key not in seen:
+            if not key or budget.spent() is not None:
+                return None
+            budget.spend()
             save(tried.run(model.clone(), ctx).model, path)
             seen[key] = scorer.compare(path)
         return seen[key]
 
-    def is_within(tried: StaticQuantize, budget: float) -> bool:
+    def is_within(tried: Quantizer, limit: float) -> bool:
         found = judged(tried)
+        if found is None:
+            return False
         lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
-        return found.is_within(budget) and lost is None
+        return found.is_within(limit) and lost is None
 
-    found: StaticQuantize | None = None
-    for budget in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
-        stricter = restore(item, groups, partial(is_within, budget=budget))
+    found: Quantizer | None = None
+    for limit in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
+        stricter = restore(item, groups, partial(is_within, limit=limit))
         if stricter is None:
             return
         if stricter != found:
@@ -97,7 +103,7 @@ def keep_within(
 
 
 def rank(
-    model: Model, item: StaticQuantize, feeds: Sequence[Feeds], gains_ms: Mapping[str, float], ctx: Context
+    model: Model, item: Quantizer, feeds: Sequence[Feeds], gains_ms: Mapping[str, float], ctx: Context
 ) -> tuple[Group, ...]:
     """The groups of the layers that ``item`` quantizes, each with its error and gain, in graph order.
 
@@ -108,7 +114,7 @@ def rank(
         gains_ms: Label of a node -> time that integers save there.
         ctx: Calibration data, target, folder.
     """
-    labels = item.planned(model)
+    labels = planned(item, model)
     parts = [tuple(part) for part in np.array_split(np.array(labels, object), min(len(labels), MOST_GROUPS))]
     save(model, path := ctx.workdir / "rank-float.onnx")
     expected = _outputs(open_session(path, ctx.target), feeds)
@@ -116,7 +122,7 @@ def rank(
     with ctx.progress.task("ranking layers", len(parts)) as advance:
         for part in parts:
             others = tuple(name for name in labels if name not in part)
-            alone = replace(item, keep_float=(*item.keep_float, *others)).run(model.clone(), ctx)
+            alone = with_float(item, others).run(model.clone(), ctx)
             save(alone.model, path := ctx.workdir / "rank-one.onnx")
             error = _error(expected, _outputs(open_session(path, ctx.target), feeds))
             found.append(Group(part, error, sum(gains_ms.get(name, 0.0) for name in part)))
@@ -124,9 +130,7 @@ def rank(
     return tuple(found)
 
 
-def restore(
-    item: StaticQuantize, groups: Sequence[Group], is_within: Callable[[StaticQuantize], bool]
-) -> StaticQuantize | None:
+def restore(item: Quantizer, groups: Sequence[Group], is_within: Callable[[Quantizer], bool]) -> Quantizer | None:
     """``item`` with as little time as possible given up to be within the budget; ``None``: only float is.
 
     Args:
@@ -168,8 +172,8 @@ def _fewest(order: Sequence[Group], is_within: Callable[[Sequence[Group]], bool]
     return high
 
 
-def _with(item: StaticQuantize, kept: Sequence[Group]) -> StaticQuantize:
-    return replace(item, keep_float=(*item.keep_float, *(name for group in kept for name in group.nodes)))
+def _with(item: Quantizer, kept: Sequence[Group]) -> Quantizer:
+    return with_float(item, [name for group in kept for name in group.nodes])
 
 
 def _given_up(kept: Sequence[Group]) -> float:

@@ -6,9 +6,10 @@ input model is itself a candidate, so what is returned was seen to be faster and
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -21,15 +22,20 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
+from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.select import COMPUTE
 from onnxopt.run.session import Feeds
+from onnxopt.run.settings import NO_SETTINGS, SessionSettings, write_settings
 
-__all__ = ["Candidate", "Outcome", "best", "try_candidate"]
+__all__ = ["Candidate", "Outcome", "best", "judge", "not_tried", "try_candidate"]
 
 
 Outcome: TypeAlias = Literal["faster", "not faster", "undecided", "inaccurate", "invalid", "unchanged", "not tried"]
 AS_FAST = 1.02
 """Candidates whose latency is within this factor of the fastest count as just as fast."""
+NEARLY_AS_FAST = 1.1
+"""A candidate within this factor is taken instead when its outputs have clearly less error."""
+CLEARLY_DB = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,9 @@ class Candidate:
         comparison: Accuracy against the input model.
         latency: Latency against the input model.
         notes: Nodes that stay float, with the reason.
+        base: The float model it was made from.
+        fixes: Passes that were applied to that before.
+        settings: Runtime settings with which it was judged and measured.
     """
 
     name: str
@@ -59,6 +68,15 @@ class Candidate:
     comparison: Comparison | None = None
     latency: LatencyComparison | None = None
     notes: tuple[Note, ...] = ()
+    base: Model | None = None
+    fixes: tuple[Pass, ...] = ()
+    settings: SessionSettings = NO_SETTINGS
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal over error of the output that is judged; minus infinity where it is not known."""
+        found = [d for d in self.comparison.drift if d.name == self.comparison.output] if self.comparison else []
+        return -math.inf if not found or found[0].sqnr_db is None else found[0].sqnr_db
 
 
 def try_candidate(
@@ -70,6 +88,9 @@ def try_candidate(
     feeds: Sequence[Feeds],
     max_drop: float,
     ctx: Context,
+    *,
+    fixes: tuple[Pass, ...] = (),
+    budget: Budget | None = None,
 ) -> Candidate:
     """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
 
@@ -82,6 +103,8 @@ def try_candidate(
         feeds: Inputs to verify and to measure on.
         max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
+        fixes: What was applied to ``model`` already.
+        budget: Counts the evaluation.
     """
     path = ctx.workdir / f"{name}.onnx"
     try:
@@ -91,35 +114,54 @@ def try_candidate(
     if not result.changes:
         return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
+    built = Candidate(
+        name, item, result.model, path, result.changes, "not tried", "", notes=result.notes, base=model, fixes=fixes
+    )
+    return judge(built, reference, scorer, feeds, max_drop, ctx, budget)
 
-    def conclude(outcome: Outcome, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
-        comparison = next((f for f in found if isinstance(f, Comparison)), None)
-        latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
-        return Candidate(
-            name, item, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
-        )
 
+def judge(
+    built: Candidate,
+    reference: Path,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    max_drop: float,
+    ctx: Context,
+    budget: Budget | None = None,
+) -> Candidate:
+    """The candidate, whose file is there, with what checks, accuracy and latency say of it."""
+    write_settings(built.path, built.settings)
     try:
-        verify(reference, path, feeds, ctx.target, exact=False)
+        verify(reference, built.path, feeds, ctx.target, exact=False)
     except VerificationError as error:
-        return conclude("invalid", f"{error.what} ({error.where})")
-    comparison = scorer.compare(path)
+        return replace(built, outcome="invalid", reason=f"{error.what} ({error.where})")
+    if budget is not None:
+        budget.spend()
+    comparison = scorer.compare(built.path)
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
     if comparison.relative:
         drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
+    judged = replace(built, comparison=comparison)
     if not comparison.is_within(max_drop):
-        return conclude("inaccurate", f"{drop}, the budget is {max_drop:g}", comparison)
+        return replace(judged, outcome="inaccurate", reason=f"{drop}, the budget is {max_drop:g}")
     lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
     if lost is not None:
-        return conclude("inaccurate", f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)", comparison)
-    latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
+        reason = f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)"
+        return replace(judged, outcome="inaccurate", reason=reason)
+    latency = compare_latency(reference, built.path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
+    measured = replace(judged, latency=latency)
     if latency.decision == "faster":
-        return conclude("faster", speed, comparison, latency)
+        return replace(measured, outcome="faster", reason=speed)
     if latency.decision == "inconclusive":
-        return conclude("undecided", speed, comparison, latency)
+        return replace(measured, outcome="undecided", reason=speed)
     doubt = ", too uncertain to call it faster" if latency.ratio < 1 else ""
-    return conclude("not faster", speed + doubt, comparison, latency)
+    return replace(measured, outcome="not faster", reason=speed + doubt)
+
+
+def not_tried(name: str, item: Pass, why: str, ctx: Context) -> Candidate:
+    """The candidate that was left out, with the reason."""
+    return Candidate(name, item, None, ctx.workdir / name, 0, "not tried", why)
 
 
 def _declined(notes: Sequence[Note]) -> str:
@@ -131,7 +173,22 @@ def _declined(notes: Sequence[Note]) -> str:
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The fastest candidate that was seen to be faster and accurate enough; of equally fast ones the most accurate."""
+    """The fastest candidate that was seen to be faster and accurate enough.
+
+    Of equally fast ones the most accurate; one that is nearly as fast is taken when its error is clearly lower: at most
+    half, the luck of the metric aside.
+    """
     faster = {c: c.latency.ratio for c in candidates if c.outcome == "faster" and c.latency is not None}
-    as_fast = [c for c, ratio in faster.items() if ratio <= min(faster.values()) * AS_FAST]
-    return min(as_fast, key=lambda c: c.comparison.drop if c.comparison else 0.0, default=None)
+    if not faster:
+        return None
+    least = min(faster.values())
+    as_fast = [c for c, ratio in faster.items() if ratio <= least * AS_FAST]
+    chosen = min(as_fast, key=lambda c: c.comparison.drop if c.comparison else 0.0)
+    nearly = [c for c, ratio in faster.items() if ratio <= least * NEARLY_AS_FAST]
+    cleaner = max(nearly, key=lambda c: c.sqnr_db)
+    no_worse = _drop(cleaner) <= max(_drop(chosen), 0.0)
+    return cleaner if cleaner.sqnr_db >= chosen.sqnr_db + CLEARLY_DB and no_worse else chosen
+
+
+def _drop(candidate: Candidate) -> float:
+    return candidate.comparison.drop if candidate.comparison else 0.0

@@ -244,7 +244,9 @@ def _produced_by(node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, 
         return _after_activation(node)
     if node in integer:
         value = _after_activation(node)
-        return value if _all_readers(value, lambda reader: reader in integer) else None
+        # A Relu or Clip with one reader that is not QuantizeLinear keeps the runtime from fusing at all.
+        blocked = value is not node.outputs[0] and len(value.uses()) == 1
+        return value if blocked or _all_readers(value, lambda reader: reader in integer) else None
     if node.op_type == "Add" and all(v in produced for v in node.inputs):
         return _after_activation(node)
     moves = node.op_type in MOVES and len(node.outputs) == 1 and node.inputs[0] in produced

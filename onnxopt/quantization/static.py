@@ -7,13 +7,13 @@ Source: ONNX QuantizeLinear / DequantizeLinear (opset 13 for one scale per chann
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.names import has_unique_names, make_names_unique
+from onnxopt.core.names import make_names_unique
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.report import Note
@@ -22,6 +22,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
+from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import WeightRange, qparams
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
@@ -88,9 +89,10 @@ class StaticQuantize:
                 "static quantization needs data to calibrate on", where="quantize", fix="give --data, or --mode dynamic"
             )
         excluded(nodes(model), self.exclude)
-        given, (model, inlining) = model, _prepared(model)
-        skip = self._skipped(model)
-        placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
+        given = model
+        model, skip, inlining = self._prepared(model)
+        whole = replace(self, exclude=(), keep_float=(), float_stem=False)._prepared(given)[0] if skip else model
+        placement, found = _placed(model, whole, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
@@ -107,8 +109,20 @@ class StaticQuantize:
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
-        model, _ = _prepared(model.clone())
-        return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
+        model, skip, _ = self._prepared(model)
+        return tuple(label(node) for node in place(model, skip).nodes)
+
+    def _prepared(self, model: Model) -> tuple[Model, dict[ir.Node, str], tuple[Note, ...]]:
+        """A copy of the model with all that can run on integers in reach and in the form that does.
+
+        Also the nodes that are to stay float, with the reason, and why local functions were not put into the graph.
+        """
+        inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(raise_opset(model, OPSET))
+        model = inlined.model.clone()
+        make_names_unique(model)
+        skip = self._skipped(model)
+        MatMulAddToGemm().apply(model, skip)
+        return model, skip, inlined.notes
 
     def _skipped(self, model: Model) -> dict[ir.Node, str]:
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
@@ -122,20 +136,6 @@ class StaticQuantize:
         return qparams(*choose_range(found, self.calibrator, self.scheme.activations), self.scheme.activations)
 
 
-def _prepared(model: Model) -> tuple[Model, tuple[Note, ...]]:
-    """The model, or a copy where something must change, with all that can run on integers in reach, each value named.
-
-    Also why some local functions were not put into the graph.
-    """
-    model = raise_opset(model, OPSET)
-    inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(model)
-    model = inlined.model
-    if not has_unique_names(model):
-        model = model.clone()
-        make_names_unique(model)
-    return model, inlined.notes
-
-
 def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
     for node in placement.nodes:
         tensor = constant(node.inputs[1])
@@ -144,13 +144,16 @@ def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
 
 
 def _placed(
-    model: Model, skip: Mapping[ir.Node, str], calibrator: Calibrator, data: Dataset, ctx: Context
+    model: Model, whole: Model, skip: Mapping[ir.Node, str], calibrator: Calibrator, data: Dataset, ctx: Context
 ) -> tuple[Placement, Mapping[str, Statistics]]:
-    """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float."""
+    """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float.
+
+    Statistics are those of ``whole``, in which no node is skipped: whatever a candidate skips, one pass serves all.
+    """
     if not place(model, skip).nodes:
         return place(model, skip), {}
     skip = dict(skip)
-    found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(calibrator))
+    found = statistics(whole, quantizable(whole), data, ctx, histograms=needs_histogram(calibrator))
     while True:
         placement = place(model, skip)
         bad = dict[ir.Node, str]()

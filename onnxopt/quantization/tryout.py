@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,13 @@ MARGIN_DB = 0.5
 
 
 def output_errors(
-    item: StaticQuantize, model: Model, reference: Path, held_back: Dataset, output: str, ctx: Context
+    item: StaticQuantize,
+    model: Model,
+    reference: Path,
+    held_back: Dataset,
+    output: str,
+    ctx: Context,
+    calibrators: Sequence[Calibrator] = CALIBRATORS,
 ) -> dict[Calibrator, float]:
     """SQNR (dB) at ``output`` on samples that were not calibrated on, for each calibrator.
 
@@ -36,6 +42,7 @@ def output_errors(
         held_back: Samples to judge by; the first ``SAMPLES`` are used.
         output: Name of the output that counts.
         ctx: Calibration data, target, folder.
+        calibrators: Which are tried.
 
     Returns:
         Nothing where the pass changes nothing, its model does not load, or the output holds no numbers.
@@ -46,7 +53,7 @@ def output_errors(
     found: dict[Calibrator, float] = {}
     path = ctx.workdir / "tryout.onnx"
     # The first one collects histograms, so that all others read what it has found.
-    ordered: list[Calibrator] = ["mse", *(name for name in CALIBRATORS if name != "mse")]
+    ordered: list[Calibrator] = sorted(calibrators, key="mse".__ne__)
     with ctx.progress.task("trying calibrators", len(ordered)) as advance:
         for calibrator in ordered:
             try:

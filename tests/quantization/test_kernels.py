@@ -145,6 +145,26 @@ def test_matmul_of_three_dimensions_leaves_its_output_float(lab, rng):
     assert lab.sqnr_db(data) > 35
 
 
+@pytest.mark.parametrize("dims", ["N,32", "4,32", "1,4,32", "2,1,4,32"])
+@pytest.mark.parametrize("rest", ["y = Neg(a)", "r = Relu(a)  y = Neg(r)", "r = Relu(a)  y = MatMul(r, w)"])
+def test_matmul_with_a_bias_that_the_runtime_makes_a_gemm(lab, rng, dims, rest):
+    text = HEAD + f"(float[{dims}] x) => (float[{dims}] y) {{ h = MatMul(x, w)  a = Add(h, b)  {rest} }}"
+    data = feeds(rng, shape=tuple(4 if d == "N" else int(d) for d in dims.split(",")))
+    model = lab.build(text, w=weight(rng, 32, 32), b=weight(rng, 32, 1).ravel() * 8)
+    assert lab.run(StaticQuantize(), model, data).changes == 1 + rest.count("MatMul")
+    assert not lab.kernels().keys() & {"MatMul", "Gemm", "FusedGemm", "FusedMatMul", "Add"}
+    assert lab.sqnr_db(data) > 28
+
+
+@pytest.mark.parametrize("dims", ["N,T,32", "N,32"])
+def test_matmul_with_an_activation_that_a_float_op_reads(lab, rng, dims):
+    text = HEAD + f"(float[{dims}] x) => (float[{dims}] y) {{ h = MatMul(x, w)  r = Relu(h)  y = Neg(r) }}"
+    data = feeds(rng, shape=(2, 5, 32) if "T" in dims else (2, 32))
+    assert lab.run(StaticQuantize(), lab.build(text, w=weight(rng, 32, 32)), data).changes == 1
+    assert not lab.kernels().keys() & {"MatMul", "Gemm", "FusedMatMul", "Relu"}
+    assert lab.sqnr_db(data) > 30
+
+
 def test_dynamic_matmul_and_gemm_are_fused_and_share_the_quantized_input(lab, rng):
     text = (
         HEAD

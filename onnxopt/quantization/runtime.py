@@ -1,0 +1,72 @@
+"""Runtime settings that make a candidate faster: fusions of ONNX Runtime that cost more than they save on this model.
+
+The kernels that a model runs tell which fusions were applied; each that is known to lose on some models is left out
+once, the result judged like any candidate. Example: SkipLayerNormalization takes 3.0 ms on MiniLM, where Add and
+LayerNormalization take 0.5 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from onnxopt.core.io import save
+from onnxopt.evaluate.compare import Scorer
+from onnxopt.measurement.profile import Profile, profile
+from onnxopt.passes.base import Context
+from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.search import Candidate, judge
+from onnxopt.run.session import Feeds
+from onnxopt.run.settings import SessionSettings
+from onnxopt.run.target import provider
+
+__all__ = ["better_settings"]
+
+OPTIMIZERS: Mapping[str, str] = MappingProxyType(
+    {
+        "SkipLayerNormalization": "SkipLayerNormFusion",
+        "SkipSimplifiedLayerNormalization": "SkipLayerNormFusion",
+        "EmbedLayerNormalization": "EmbedLayerNormFusion",
+        "ReorderInput": "NchwcTransformer",
+        "ReorderOutput": "NchwcTransformer",
+    }
+)
+"""Executed operator -> the optimizer of ONNX Runtime that makes it."""
+LEAST_SHARE = 0.02
+"""A kernel that takes less of the time has nothing to give."""
+
+
+def better_settings(
+    found: Candidate,
+    reference: Path,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    max_drop: float,
+    ctx: Context,
+    budget: Budget,
+) -> list[Candidate]:
+    """``found`` without each optimizer whose kernels take part of its time, judged and measured."""
+    if found.model is None:
+        return []
+    seen = profile(found.path, feeds, ctx.target, progress=ctx.progress)
+    tried: list[Candidate] = []
+    for name in _suspects(seen):
+        if budget.spent() is not None:
+            break
+        settings = SessionSettings(provider(ctx.target.provider).short, (name,))
+        path = ctx.workdir / f"{found.name}, {settings}.onnx"
+        save(found.model, path)
+        twin = replace(found, name=f"{found.name}, {settings}", path=path, settings=settings)
+        tried.append(judge(twin, reference, scorer, feeds, max_drop, ctx, budget))
+    return tried
+
+
+def _suspects(seen: Profile) -> tuple[str, ...]:
+    share: dict[str, float] = {}
+    for time in seen.times:
+        name = OPTIMIZERS.get(time.op)
+        if name is not None:
+            share[name] = share.get(name, 0.0) + time.time_ms / (seen.total_ms or 1.0)
+    return tuple(name for name, part in sorted(share.items(), key=lambda item: -item[1]) if part > LEAST_SHARE)
