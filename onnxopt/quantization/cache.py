@@ -26,7 +26,7 @@ from onnxopt.run.target import Target
 
 __all__ = ["key", "read", "user_folder", "write"]
 
-VERSION = 1
+VERSION = 2
 """Grows with every change of what statistics mean."""
 VARIABLE = "ONNXOPT_CACHE"
 

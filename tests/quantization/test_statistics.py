@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxopt.quantization.observers import SIDE, Histogram, MinMax, Statistics
+from onnxopt.quantization.observers import ROW, SIDE, Histogram, MinMax, Statistics
 
 WIDE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ANY = st.floats(width=32)
@@ -85,7 +85,7 @@ def test_other_number_types_are_counted_like_float32(dtype):
 
 
 def test_more_values_than_fit_a_chunk_are_all_counted():
-    values = np.random.default_rng(0).standard_normal((3, 50_000)).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal((300, 500)).astype(np.float32)
     found = observe([values])
     assert found.histogram is not None
     assert found.histogram.counts.sum() == values.size
@@ -99,3 +99,23 @@ def test_values_that_are_not_finite_are_left_out_and_remembered(bad):
     assert found.samples == 1
     assert found.histogram is not None
     assert found.histogram.counts.sum() == 2
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 160, 160), (4, 70000)])
+def test_of_long_rows_evenly_spaced_values_are_counted_whatever_the_batch(rng, shape):
+    values = rng.standard_normal(shape).astype(np.float32)
+    values[2].flat[1] = 50.0  # an outlier between two that are counted
+    whole, cut = observe([values]), observe([values[i : i + 1] for i in range(4)])
+    assert whole.histogram == cut.histogram
+    assert whole.range == cut.range == MinMax(float(values.min()), 50.0)
+    assert whole.histogram is not None
+    counted = whole.histogram.counts.sum()
+    assert 2 * ROW <= counted < 8 * ROW
+    below = whole.histogram.counts[:SIDE].sum() / counted
+    assert below == pytest.approx((values < 0).mean(), abs=0.01)
+
+
+def test_a_row_that_is_not_finite_between_the_counted_values_is_known(rng):
+    values = rng.standard_normal((1, 200000)).astype(np.float32)
+    values[0, 1] = np.inf
+    assert not observe([values]).range.finite
