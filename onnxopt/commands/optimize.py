@@ -28,6 +28,7 @@ from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, SAMPLES, Record, run
 from onnxopt.passes.registry import OPTIMIZE, create, names, summary
+from onnxopt.run.settings import NO_SETTINGS, read_settings, write_settings
 from onnxopt.run.target import Target
 
 __all__ = ["list_passes", "optimize"]
@@ -79,6 +80,8 @@ def optimize(
         stamp(result, path, chosen, changes=changes, verdict={**verdict}, data=data)
         candidate = folder / "optimized.onnx"
         save(result, candidate)
+        settings = read_settings(path)
+        write_settings(candidate, settings)
         feeds = first_feeds(data)
         latency = compare_latency(path, candidate, feeds, target, seed=source.seed, progress=progress)
         outcome = _verdict(latency, model, result)
@@ -88,7 +91,9 @@ def optimize(
             or keep_failing
         )
         if written:
+            write_settings(final, NO_SETTINGS)
             save(result, final)
+            write_settings(final, settings)
         report = Report(
             "optimize",
             outcome,

@@ -15,6 +15,7 @@ from onnxopt.measurement.env import settle_spinning
 from onnxopt.measurement.job import Subject
 from onnxopt.measurement.process import Laboratory, spread
 from onnxopt.run.session import Feeds
+from onnxopt.run.settings import read_settings, write_settings
 from onnxopt.run.target import Target, provider
 
 __all__ = ["NodeTime", "Profile", "profile"]
@@ -130,6 +131,7 @@ def _named(model: Model, path: Path, folder: Path) -> Path:
     copy = folder / "model"
     copy.mkdir()
     save(model, copy / path.name)
+    write_settings(copy / path.name, read_settings(path))
     return copy / path.name
 
 
