@@ -149,7 +149,7 @@ class Search:
         if self.mode == "auto" and quantized is not None and self.budget.spent(TIME_OF_FORMS) is None:
             plain = float_profile(fixes.model, self.feeds, self.ctx)
             gaining = where_it_gains(fixes.model, item, quantized, self.feeds, self.ctx, plain)
-            if gaining is not None:
+            if gaining is not None and planned(gaining, fixes.model) != planned(item, fixes.model):
                 found.append(self._try("static, where it gains", gaining, fixes))
             mixed = self._mixed(item, fixes, plain)
             if mixed is not None:
