@@ -25,6 +25,7 @@ BUILDERS = {
     "digits": "digits:build_digits",
     "clutter": "clutter:build_clutter",
     "resnet18": "photo_models:build_resnet18",
+    "resnet50": "photo_models:build_resnet50",
     "mobilenet_v2": "photo_models:build_mobilenet_v2",
     "vit_s": "photo_models:build_vit_s",
 }
