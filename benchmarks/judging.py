@@ -45,7 +45,7 @@ class Row:
     @property
     def is_broken_promise(self) -> bool:
         """Whether onnxopt wrote a model that is slower than fp32 or outside its budget, or failed."""
-        if self.method.peer is not None or (self.made is not None and self.made.status == "declined"):
+        if self.method.peer is not None or self.made is None or self.made.status == "declined":
             return False
         if self.judgement is None:
             return True

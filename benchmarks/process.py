@@ -1,6 +1,7 @@
 """A command in a fresh process: exit code, output, wall time, and peak memory of all its processes together."""
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -49,10 +50,15 @@ def run(command: Sequence[str], folder: Path, timeout_s: float) -> Ran:
         ended, peak = threading.Event(), [0.0]
         watch = threading.Thread(target=_watch, args=(child.pid, ended, peak, timeout_s))
         watch.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        wall_s = time.perf_counter() - start
-        ended.set()
-        watch.join()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:  # interrupted: nothing is left behind
+            _kill(child.pid)
+            raise
+        finally:
+            wall_s = time.perf_counter() - start
+            ended.set()
+            watch.join()
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
@@ -69,8 +75,12 @@ def _watch(pid: int, ended: threading.Event, peak: list[float], timeout_s: float
     while not ended.wait(PERIOD_S):
         peak[0] = max(peak[0], sum(map(_resident_mb, _tree(pid))))
         if time.monotonic() > deadline:
-            with suppress(OSError):
-                os.killpg(pid, 9)
+            _kill(pid)
+
+
+def _kill(group: int) -> None:
+    with suppress(OSError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _tree(pid: int) -> list[int]:
