@@ -74,7 +74,7 @@ class Method:
 
 CONVOLUTIONS = {
     "onnxruntime": ("minmax", "percentile", "default", "dynamic"),
-    "nncf": ("plain", "mixed"),
+    "nncf": ("plain", "per-tensor"),
     "quark": ("minmax", "percentile"),
     "aimet": ("minmax", "sqnr", "cle"),
     "modelopt": ("max", "entropy"),
@@ -83,7 +83,7 @@ CONVOLUTIONS = {
 }
 ATTENTION = {
     "onnxruntime": ("minmax", "percentile", "default", "dynamic"),
-    "nncf": ("plain", "transformer"),
+    "nncf": ("plain", "transformer", "transformer-per-tensor"),
     "quark": ("minmax", "smooth"),
     "aimet": ("minmax", "sqnr"),
     "modelopt": ("max", "entropy"),
