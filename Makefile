@@ -3,8 +3,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
 OV     := .venv-openvino
+PEERS  := $(notdir $(patsubst %/requirements.txt,%,$(wildcard benchmarks/peers/*/requirements.txt)))
 
-.PHONY: demo test lint types pytest test-openvino bench bench-latency clean
+.PHONY: demo test lint types pytest test-openvino bench bench-latency peers clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -26,9 +27,10 @@ test-openvino: $(OV)/openvino.stamp
 	$(OV)/bin/pytest -m openvino tests/cli tests/run
 
 # Needs the Debian packages that benchmarks/zoo/README.md names.
-bench: $(VENV)/bench.stamp $(ZOO)/zoo.stamp
+bench: $(VENV)/run.stamp $(ZOO)/zoo.stamp peers
 	$(ZOO)/bin/python -m benchmarks.zoo.build
-	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.int8_peers make
+	$(BIN)/python -m benchmarks.int8_peers judge
 
 # About two hours; nothing else should run.
 bench-latency: $(VENV)/run.stamp
@@ -57,8 +59,13 @@ $(OV)/openvino.stamp: pyproject.toml
 	$(OV)/bin/pip install -q --no-deps -e .
 	touch $@
 
-$(VENV)/bench.stamp: benchmarks/requirements.txt $(VENV)/run.stamp
-	$(BIN)/pip install -q -r benchmarks/requirements.txt
+peers: $(PEERS:%=.venv-peer-%/peer.stamp)
+
+# One environment for each peer; requirements-no-deps.txt: packages whose own lists cannot be installed as they are.
+.venv-peer-%/peer.stamp: benchmarks/peers/%/requirements.txt
+	$(PYTHON) -m venv .venv-peer-$*
+	.venv-peer-$*/bin/pip install -q -r $<
+	test ! -f $(<D)/requirements-no-deps.txt || .venv-peer-$*/bin/pip install -q --no-deps -r $(<D)/requirements-no-deps.txt
 	touch $@
 
 $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-models.txt
@@ -68,4 +75,4 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-mo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) $(OV) dist build
+	rm -rf $(VENV) $(ZOO) $(OV) $(PEERS:%=.venv-peer-%) dist build

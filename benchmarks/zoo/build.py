@@ -23,7 +23,9 @@ BUILDERS = {
     "orient": "pages:build_orient",
     "crepe": "pitch:build_crepe",
     "digits": "digits:build_digits",
+    "clutter": "clutter:build_clutter",
     "resnet18": "photo_models:build_resnet18",
+    "resnet50": "photo_models:build_resnet50",
     "mobilenet_v2": "photo_models:build_mobilenet_v2",
     "vit_s": "photo_models:build_vit_s",
 }

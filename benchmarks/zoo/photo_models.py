@@ -1,4 +1,4 @@
-"""Image classifiers on natural photographs: EfficientNet-Lite0 and three topologies with random weights."""
+"""Image classifiers on natural photographs: EfficientNet-Lite0 and four topologies with random weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.zoo.artifact import Entry, export_torch, save_samples
 from benchmarks.zoo.photos import load_photos
-from benchmarks.zoo.topologies import MobileNetV2, ResNet18, VisionTransformer
+from benchmarks.zoo.topologies import MobileNetV2, ResNet18, ResNet50, VisionTransformer
 
 CALIBRATION_PHOTOS = 64
 RANDOM_CALIBRATION = 32
@@ -77,6 +77,11 @@ def build_random(network: type[torch.nn.Module], folder: Path) -> Entry:
 def build_resnet18(folder: Path) -> Entry:
     """Write a random ResNet-18."""
     return build_random(ResNet18, folder)
+
+
+def build_resnet50(folder: Path) -> Entry:
+    """Write a random ResNet-50."""
+    return build_random(ResNet50, folder)
 
 
 def build_mobilenet_v2(folder: Path) -> Entry:

@@ -1,4 +1,4 @@
-"""ResNet-18, MobileNetV2 and ViT-S/16 with random weights, (N, 3, 224, 224) -> (N, 1000)."""
+"""ResNet-18, ResNet-50, MobileNetV2 and ViT-S/16 with random weights, (N, 3, 224, 224) -> (N, 1000)."""
 
 from itertools import pairwise
 
@@ -43,6 +43,40 @@ class ResNet18(nn.Module):
             self.blocks.append(BasicBlock(inputs, outputs, stride=1 if i == 0 else 2))
             self.blocks.append(BasicBlock(outputs, outputs, stride=1))
         self.head = nn.Linear(512, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        return self.head(self.blocks(x).mean((2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """Residual block of 1x1, 3x3 and 1x1 convolutions; the 3x3 one has the stride (He et al., 2015, version 1.5)."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.reduce, self.middle = conv_norm(inputs, width, 1), conv_norm(width, width, 3, stride)
+        self.expand = conv_norm(width, outputs, 1)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.expand(F.relu(self.middle(F.relu(self.reduce(x))))) + self.shortcut(x))
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 (He et al., 2015)."""
+
+    STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, inputs = conv_norm(3, 64, 7, 2), nn.Sequential(), 64
+        for width, repeats, stride in self.STAGES:
+            for i in range(repeats):
+                self.blocks.append(Bottleneck(inputs, width, stride if i == 0 else 1))
+                inputs = 4 * width
+        self.head = nn.Linear(inputs, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
