@@ -27,6 +27,8 @@ from onnxopt.run.tap import tap
 __all__ = ["correct_bias"]
 
 BIAS_LIMIT = 2**30
+SAMPLES = 32
+"""At most so many, evenly spaced: a mean over samples and positions needs no more."""
 AXES_AS_INPUT = 18
 """From this opset on ReduceMean takes its axes as an input."""
 
@@ -52,6 +54,7 @@ def correct_bias(model: Model, weights: Mapping[ir.Node, Array], data: Dataset, 
         else:
             slots[node] = slot
     editor = Editor(model)
+    data = data.take(range(0, len(data), max(1, len(data) // SAMPLES))[:SAMPLES])
     shifts = _shifts(model, {n: w for n, w in weights.items() if n in slots}, data, ctx)
     for node, slot in slots.items():
         if np.isfinite(shifts[node]).all():

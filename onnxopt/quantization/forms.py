@@ -13,7 +13,7 @@ from onnxopt.quantization.recurrent import RECURRENT
 from onnxopt.quantization.select import COMPUTE, excluded
 from onnxopt.quantization.static import StaticQuantize
 
-__all__ = ["Quantizer", "is_quantizer", "planned", "with_float"]
+__all__ = ["Quantizer", "is_quantizer", "planned", "with_float", "without_bias"]
 
 Quantizer: TypeAlias = StaticQuantize | DynamicQuantize | MixedQuantize
 Q = TypeVar("Q", bound=Quantizer)
@@ -24,6 +24,13 @@ def with_float(item: Q, labels: Sequence[str]) -> Q:
     if isinstance(item, MixedQuantize):
         return replace(item, static=with_float(item.static, labels), dynamic=with_float(item.dynamic, labels))
     return replace(item, keep_float=tuple(dict.fromkeys((*item.keep_float, *labels))))
+
+
+def without_bias(item: Q) -> Q:
+    """``item`` without bias correction, which takes a pass over the data each time."""
+    if isinstance(item, MixedQuantize):
+        return replace(item, static=without_bias(item.static))
+    return replace(item, correct_bias=False) if isinstance(item, StaticQuantize) else item
 
 
 def is_quantizer(item: object) -> TypeGuard[Quantizer]:
