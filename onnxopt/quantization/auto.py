@@ -145,17 +145,20 @@ class Search:
 
     def _static(self, item: StaticQuantize, fixes: Fixes) -> list[Candidate]:
         found = [self._try("static", item, fixes)]
-        quantized = found[0].model
-        if self.mode == "auto" and quantized is not None and self.budget.spent(TIME_OF_FORMS) is None:
-            plain = float_profile(fixes.model, self.feeds, self.ctx)
-            gaining = where_it_gains(fixes.model, item, quantized, self.feeds, self.ctx, plain)
-            if gaining is not None and planned(gaining, fixes.model) != planned(item, fixes.model):
-                found.append(self._try("static, where it gains", gaining, fixes))
-            mixed = self._mixed(item, fixes, plain)
-            if mixed is not None:
-                found.append(self._try("mixed", mixed, fixes))
         if stems(fixes.model):
             found.append(self._try("static, float stem", replace(item, float_stem=True), fixes))
+        if self.mode != "auto" or self.budget.spent(TIME_OF_FORMS) is not None:
+            return found
+        leader = best(found) or next((c for c in reversed(found) if c.model is not None), None)
+        if leader is None or leader.model is None or not isinstance(leader.item, StaticQuantize):
+            return found
+        plain = float_profile(fixes.model, self.feeds, self.ctx)
+        gaining = where_it_gains(fixes.model, leader.item, leader.model, self.feeds, self.ctx, plain)
+        if gaining is not None and planned(gaining, fixes.model) != planned(leader.item, fixes.model):
+            found.append(self._try(f"{leader.name}, where it gains", gaining, fixes))
+        mixed = self._mixed(leader.item, fixes, plain)
+        if mixed is not None:
+            found.append(self._try("mixed", mixed, fixes))
         return found
 
     def _mixed(self, static: StaticQuantize, fixes: Fixes, plain: Profile) -> MixedQuantize | None:
@@ -216,7 +219,7 @@ class Search:
 
 
 def _worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The last inaccurate candidate of each form, the static ones with a float stem left out."""
-    lost = [c for c in candidates if c.outcome == "inaccurate"]
-    forms = {type(c.item): c for c in lost if not (isinstance(c.item, StaticQuantize) and c.item.float_stem)}
-    return list(forms.values())
+    """The last inaccurate candidate of each form, unless one with as many integer layers is fast and accurate."""
+    leader = best(candidates)
+    forms = {type(c.item): c for c in candidates if c.outcome == "inaccurate"}
+    return [c for c in forms.values() if leader is None or c.changes > leader.changes]

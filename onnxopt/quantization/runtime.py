@@ -34,7 +34,7 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Executed operator -> the optimizer of ONNX Runtime that makes it."""
-LEAST_SHARE = 0.02
+LEAST_SHARE = 0.05
 """A kernel that takes less of the time has nothing to give."""
 
 
