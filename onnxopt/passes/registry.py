@@ -57,6 +57,10 @@ PASSES: Mapping[str, Entry] = {
     "matmul-add-to-gemm": Entry(
         "onnxopt.passes.rewrite.linear:MatMulAddToGemm", "write MatMul and the bias behind it as one Gemm"
     ),
+    "conv-transpose-to-conv": Entry(
+        "onnxopt.passes.rewrite.upsample:ConvTransposeToConv",
+        "write ConvTranspose with kernel = stride as a Conv and DepthToSpace",
+    ),
 }
 
 CLEANUP = (
@@ -67,7 +71,7 @@ CLEANUP = (
     "remove-unused",
 )
 """Passes that keep every output bit for bit, in the order in which they help each other."""
-REWRITES = ("inline-functions", "matmul-add-to-gemm")
+REWRITES = ("inline-functions", "matmul-add-to-gemm", "conv-transpose-to-conv")
 """Other forms of the same computation: worth it only where a kernel gains, so each must be asked for."""
 OPTIMIZE = tuple(name for name in PASSES if name not in {"freeze-defaults", *REWRITES})
 """What ``optimize`` runs when nothing else is asked for."""

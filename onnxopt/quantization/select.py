@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
-MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
+MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace"})
 """Ops whose output holds only codes of the input, so that both share one grid."""
 COMPUTE = frozenset({"Conv", "MatMul", "Gemm"})
 STEM_CHANNELS = 4
