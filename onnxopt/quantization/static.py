@@ -19,7 +19,7 @@ from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import read
 from onnxopt.data.dataset import Dataset
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, OnnxoptError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
@@ -146,8 +146,15 @@ def _placed(
     """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float."""
     if not place(model, skip).nodes:
         return place(model, skip), {}
-    skip = dict(skip)
-    found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(calibrator))
+    skip, histograms = dict(skip), needs_histogram(calibrator)
+    try:
+        found = statistics(model, quantizable(model), data, ctx, histograms=histograms)
+    except OnnxoptError as error:
+        inside = [node for graph in model.graph.subgraphs() for node in graph]
+        if not inside:
+            raise
+        skip |= dict.fromkeys(inside, f"the values in the body around it cannot be had: {error.what}")
+        found = statistics(model, quantizable(model, skip), data, ctx, histograms=histograms)
     while True:
         placement = place(model, skip)
         bad = dict[ir.Node, str]()

@@ -1,4 +1,5 @@
-"""Every model that onnx ships with its expected outputs must still give them after ``optimize``'s list of passes and all rewrites.
+"""Every model that onnx ships with its expected outputs must still give them after the passes of ``optimize``
+and the rewrites.
 
 Of the 2024 models in onnx 1.23, ONNX Runtime 1.32 on a CPU runs 1728 and gets them right itself; passes change 297.
 The others need types that numpy lacks, or operators and old opsets that the runtime has no kernels for.
