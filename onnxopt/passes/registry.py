@@ -60,6 +60,19 @@ PASSES: Mapping[str, Entry] = {
     "matmul-add-to-gemm": Entry(
         "onnxopt.passes.rewrite.linear:MatMulAddToGemm", "write MatMul and the bias behind it as one Gemm"
     ),
+    "conv-transpose-to-conv": Entry(
+        "onnxopt.passes.rewrite.upsample:ConvTransposeToConv",
+        "write ConvTranspose with kernel = stride as a Conv and DepthToSpace",
+    ),
+    "einsum-to-matmul": Entry(
+        "onnxopt.passes.rewrite.einsum:EinsumToMatMul", "write Einsum of a value and a constant as MatMul"
+    ),
+    "plain-matmul": Entry(
+        "onnxopt.passes.rewrite.matmul:PlainMatMul", "bring the constant of MatMul to the right, as a matrix"
+    ),
+    "plain-gemm": Entry(
+        "onnxopt.passes.rewrite.gemm:PlainGemm", "fold factors, transposition and odd biases out of Gemm"
+    ),
 }
 
 CLEANUP = (
@@ -70,7 +83,14 @@ CLEANUP = (
     "remove-unused",
 )
 """Passes that keep every output bit for bit, in the order in which they help each other."""
-REWRITES = ("inline-functions", "matmul-add-to-gemm")
+REWRITES = (
+    "inline-functions",
+    "conv-transpose-to-conv",
+    "einsum-to-matmul",
+    "plain-matmul",
+    "plain-gemm",
+    "matmul-add-to-gemm",
+)
 """Other forms of the same computation: worth it only where a kernel gains, so each must be asked for."""
 OPTIMIZE = tuple(name for name in PASSES if name not in {"freeze-defaults", *REWRITES})
 """What ``optimize`` runs when nothing else is asked for."""

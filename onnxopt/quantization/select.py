@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
-MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
+MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace"})
 """Ops whose output holds only codes of the input, so that both share one grid."""
 COMPUTE = frozenset({"Conv", "MatMul", "Gemm"})
 STEM_CHANNELS = 4
@@ -104,14 +104,14 @@ def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -
     return Placement(tuple(nodes), tuple(produced), tuple(consumed), grid_of, tuple(notes))
 
 
-def quantizable(model: Model) -> tuple[str, ...]:
-    """Names of all values whose range a placement may ask for, whatever nodes it excludes.
+def quantizable(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -> tuple[str, ...]:
+    """Names of all values whose range a placement may ask for, whatever nodes it excludes beside ``exclude``.
 
     One calibration of these serves every candidate. Excluding nodes only ever takes values away from those quantized at
     their source; a node that remains then reads a quantized form of its own input. What nodes inside bodies make is
     among them too: it tells whether they ever ran.
     """
-    full = place(model)
+    full = place(model, exclude)
     inside = [node.outputs[0] for node in full.nodes if node.graph is not model.graph]
     values = [*full.grid_of.values(), *(node.inputs[0] for node in full.nodes), *inside]
     return tuple(dict.fromkeys(v.name for v in values if v is not None and v.name))

@@ -19,7 +19,7 @@ from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import read
 from onnxopt.data.dataset import Dataset
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, OnnxoptError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
@@ -152,8 +152,18 @@ def _placed(
     """
     if not place(model, skip).nodes:
         return place(model, skip), {}
-    skip = dict(skip)
-    found = statistics(whole, quantizable(whole), data, ctx, histograms=needs_histogram(calibrator))
+    skip, histograms = dict(skip), needs_histogram(calibrator)
+    try:
+        found = statistics(whole, quantizable(whole), data, ctx, histograms=histograms)
+    except OnnxoptError as error:
+        reason = f"the values in the body around it cannot be had: {error.what}"
+        inside, hidden = (
+            dict.fromkeys((node for graph in m.graph.subgraphs() for node in graph), reason) for m in (model, whole)
+        )
+        if not hidden:
+            raise
+        skip |= inside
+        found = statistics(whole, quantizable(whole, hidden), data, ctx, histograms=histograms)
     while True:
         placement = place(model, skip)
         bad = dict[ir.Node, str]()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from onnxopt.passes.rewrite.upsample import ConvTransposeToConv
 from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.static import StaticQuantize
 
@@ -143,6 +144,24 @@ def test_matmul_of_three_dimensions_leaves_its_output_float(lab, rng):
     assert kernels["QuantizeLinear"] == 1
     assert not kernels.keys() & {"MatMul", "Gemm", "FusedMatMul", "DequantizeLinear"}
     assert lab.sqnr_db(data) > 35
+
+
+def test_conv_transpose_as_conv_and_depth_to_space_stays_on_integers(lab, rng):
+    text = (
+        HEAD
+        + """(float[N,8,8,8] x) => (float[N,4,16,16] y) {
+        a = Conv (x, w1)  r = Relu(a)  u = ConvTranspose <strides=[2,2]> (r, w2, b)  s = Relu(u)
+        y = Conv (s, w3) }"""
+    )
+    arrays = {"w1": weight(rng, 8, 8, 1, 1), "w2": weight(rng, 8, 8, 2, 2), "w3": weight(rng, 4, 8, 1, 1)}
+    model = lab.build(text, **arrays, b=weight(rng, 8, 1).ravel())
+    data = feeds(rng, shape=(1, 8, 8, 8))
+    rewritten = ConvTransposeToConv().run(model, lab.context(data)).model
+    assert lab.run(StaticQuantize(), rewritten, data).changes == 3
+    kernels = lab.kernels()
+    assert kernels["QLinearConv"] == 3
+    assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == kernels["DepthToSpace"] == 1
+    assert lab.sqnr_db(data) > 25
 
 
 @pytest.mark.parametrize("dims", ["N,32", "4,32", "1,4,32", "2,1,4,32"])

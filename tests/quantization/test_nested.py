@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxopt.core.io import load
 from onnxopt.quantization.static import StaticQuantize
+from onnxopt.run.nested import expose
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g '
 
@@ -166,3 +167,27 @@ def test_a_keep_float_label_reaches_into_a_body(lab, rng):
     labels = StaticQuantize().planned(model)
     assert len(set(labels)) == 3
     assert lab.run(StaticQuantize(keep_float=labels[1:2]), model, data).changes == 2
+
+
+def test_when_values_in_bodies_cannot_be_had_the_main_graph_is_quantized_all_the_same(lab, rng, monkeypatch):
+    text = (
+        HEAD
+        + """(float[N,8,8,8] x, bool c) => (float[N,8,8,8] z) {
+        y = Conv <pads=[1,1,1,1]> (x, w)
+        z = If (c) <then_branch = t () => (float[N,8,8,8] a) { a = Conv <pads=[1,1,1,1]> (y, w) },
+                    else_branch = e () => (float[N,8,8,8] b) { b = Neg(y) }> }"""
+    )
+    data = [{**feed, "c": np.array(i % 2 == 0)} for i, feed in enumerate(images(rng))]
+
+    def broken(model, names):
+        found = expose(model, names)
+        if "a" in names:
+            model.graph.outputs[-1].name = model.graph.inputs[0].name  # what ONNX Runtime does not load
+        return found
+
+    monkeypatch.setattr("onnxopt.run.tap.expose", broken)
+    result = lab.run(StaticQuantize(), lab.build(text, w=weight(rng, 8, 8, 3, 3)), data)
+    assert result.changes == 1
+    assert [n.node for n in result.notes] == ["Conv->a"]
+    assert "cannot be had" in result.notes[0].reason
+    assert lab.sqnr_db(data) > 28

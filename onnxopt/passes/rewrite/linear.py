@@ -49,8 +49,10 @@ class MatMulAddToGemm:
             for node in graph
             if is_op(node, "MatMul") and node not in skip and _bias_of(node) is not None
         ]
-        if not found or not has_unique_names(model):
+        if not found:
             return PassResult(model, 0)
+        if not has_unique_names(model):
+            return PassResult(model, 0, tuple(Note(label(n), "kept", "bodies share names of values") for n in found))
         copy = model.clone()
         infer_shapes(copy)
         shapes = {v.name: v.shape for v in copy.graph.inputs}
