@@ -15,17 +15,19 @@ from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.fixes import Fixes, choose_fixes
 from onnxopt.quantization.gains import where_it_gains
+from onnxopt.quantization.half.convert import HalfConvert
 from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.quantization.tryout import least_error, output_errors
+from onnxopt.quantization.weight_only.candidates import WeightOptions, weight_candidates
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
 
 __all__ = ["Attempts", "Mode", "Search"]
 
-Mode: TypeAlias = Literal["auto", "static", "dynamic"]
+Mode: TypeAlias = Literal["auto", "static", "dynamic", "weights", "float16", "bfloat16"]
 
 SLACK = 4.0
 """A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
@@ -39,11 +41,13 @@ class Attempts:
         candidates: In the order in which they were tried.
         fixes: What was applied to the float model ahead of static quantization.
         calibrators: Output error in dB with each calibrator, where they were compared.
+        goal: What was looked for, to follow "no" and "the".
     """
 
     candidates: tuple[Candidate, ...]
     fixes: Fixes
     calibrators: Mapping[Calibrator, float] = field(default_factory=dict[Calibrator, float])
+    goal: str = "INT8 form is faster"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Search:
     Attributes:
         model: The cleaned-up float model; it is not changed.
         reference: File of the input model.
-        mode: ``"static"``, ``"dynamic"``, or ``"auto"``.
+        mode: ``"static"``, ``"dynamic"``, ``"auto"`` for both; ``"weights"``, ``"float16"``, ``"bfloat16"``.
         exclude: Patterns of nodes that stay float.
         calibrator: How ranges follow from the data; ``"auto"``: that of least output error.
         max_drop: Largest drop of the metric.
@@ -61,6 +65,7 @@ class Search:
         held_back: These samples.
         feeds: Inputs to verify and to measure on.
         ctx: Calibration data, target, folder.
+        weights: Decisions of the user for ``"weights"``.
     """
 
     model: Model
@@ -73,9 +78,20 @@ class Search:
     held_back: Dataset
     feeds: Sequence[Feeds]
     ctx: Context
+    weights: WeightOptions = field(default_factory=WeightOptions)
 
     def run(self) -> Attempts:
         """All attempts: static, static where it gains, static with a float stem, dynamic, sensitive layers in float."""
+        if self.mode == "weights":
+            tried_forms = weight_candidates(
+                self._try, self.model, self.scorer, self.held_back, self.exclude, self.weights, self.ctx
+            )
+            goal = "weight-only form is smaller, not slower"
+            return Attempts(tuple(tried_forms), Fixes(self.model), goal=goal)
+        if self.mode == "float16" or self.mode == "bfloat16":
+            half = HalfConvert(self.mode, self.exclude)
+            candidate = self._try(self.mode, half, self.model)
+            return Attempts((candidate,), Fixes(self.model), goal=f"{self.mode} form is faster")
         candidates: list[Candidate] = []
         fixes, tried = Fixes(self.model), dict[Calibrator, float]()
         has_data = self.ctx.data is not None and not self.ctx.data.synthetic

@@ -27,7 +27,17 @@ from onnxopt.run.session import Feeds
 __all__ = ["Candidate", "Outcome", "best", "try_candidate"]
 
 
-Outcome: TypeAlias = Literal["faster", "not faster", "undecided", "inaccurate", "invalid", "unchanged", "not tried"]
+Outcome: TypeAlias = Literal[
+    "faster",
+    "smaller",
+    "not faster",
+    "not smaller",
+    "undecided",
+    "inaccurate",
+    "invalid",
+    "unchanged",
+    "not tried",
+]
 AS_FAST = 1.02
 """Candidates whose latency is within this factor of the fastest count as just as fast."""
 
@@ -127,7 +137,7 @@ def _declined(notes: Sequence[Note]) -> str:
     if not notes:
         return f"the model has no {', '.join(sorted(COMPUTE))}"
     counts = Counter(note.reason for note in notes)
-    return "no node can run on integers: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
+    return "no node can be changed: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -123,21 +123,24 @@ class _Writer:
         self.roots = _imports(model)
 
     def write(self, group: _Group, blocks: Blocks) -> None:
-        """Rewrites all nodes of a group; those of one kind and graph share their constants."""
-        shared: dict[tuple[Kind, float, int], list[ir.Value]] = {}
+        """Rewrites all nodes of a group; they share constants where one graph holds them all."""
+        shared: dict[tuple[Kind, str, float], ir.Value] = {}
         for site in group.sites:
-            key = site.kind, site.alpha, id(site.node.graph)
-            inputs = shared.get(key)
-            if inputs is None or site.weight.graph is not site.node.graph:
-                inputs = shared[key] = self._constants(site, blocks)
+            arrays = constants(site.kind, blocks)
+            inputs: list[ir.Value] = []
+            for name, array in arrays.items():
+                alpha = site.alpha if name == "scales" else 1.0
+                key = site.kind, name, alpha
+                value = shared.get(key)
+                if value is None:
+                    scaled = array if alpha == 1 else (array * np.float32(alpha)).astype(np.float32)
+                    base = f"{site.weight.name or 'weight'}_int{blocks.grid.bits}_{name}"
+                    value = self.edit.add_constant(base, scaled, before=site.node)
+                    if site.weight.graph is site.node.graph:
+                        shared[key] = value
+                inputs.append(value)
             self._rewrite(site, blocks, inputs)
         clear_unused([group.weight])
-
-    def _constants(self, site: Site, blocks: Blocks) -> list[ir.Value]:
-        arrays = constants(site.kind, blocks)
-        arrays["scales"] = (arrays["scales"] * np.float32(site.alpha)).astype(np.float32)
-        base = f"{site.weight.name or 'weight'}_{'table_' if site.kind == 'table' else ''}int{blocks.grid.bits}"
-        return [self.edit.add_constant(f"{base}_{n}", a, before=site.node) for n, a in arrays.items()]
 
     def _rewrite(self, site: Site, blocks: Blocks, values: Sequence[ir.Value]) -> None:
         node = site.node
