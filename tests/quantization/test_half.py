@@ -160,9 +160,12 @@ def test_a_shared_weight_serves_both_types(lab, rng):
 
 def test_nothing_is_converted_where_no_layer_gains(lab, rng):
     text = HEAD + "(float[4,16] x) => (float[4,16] y) { a = Relu(x)  y = Add(a, b) }"
-    result = lab.run(HalfConvert(), lab.build(text, b=weight(rng, 16, 1).ravel()), feeds(rng, 4, 16))
+    model = lab.build(text, b=weight(rng, 16, 1).ravel())
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    result = lab.run(HalfConvert(), model, feeds(rng, 4, 16))
     assert result.changes == 0
     assert "no layer beside it" in result.notes[0].reason
+    assert ir.to_proto(result.model).SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("opset", [7, 10, 13, 16, 20, 22])

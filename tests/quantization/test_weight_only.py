@@ -194,3 +194,10 @@ def test_grams_do_not_depend_on_how_many_are_held_at_once(lab, rng):
     assert one.keys() == all_.keys()
     for key, gram in one.items():
         assert (gram == all_[key]).all()
+
+
+def test_conv_stays_float_and_says_so(lab, rng):
+    text = HEAD + "(float[N,8,4,4] x) => (float[N,16,4,4] y) { y = Conv(x, w) }"
+    result = WeightQuantize().run(lab.build(text, w=weight(rng, 16, 8, 1, 1)), lab.context(feeds(rng, 1, 8, 4, 4)))
+    assert result.changes == 0
+    assert result.notes[0].reason == "no kernel of Conv takes weights in blocks"

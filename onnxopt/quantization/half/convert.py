@@ -15,7 +15,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxopt.core.opset import raise_opset
-from onnxopt.core.query import Model, label, nodes
+from onnxopt.core.query import Model, label, nodes, opset
 from onnxopt.core.report import Note
 from onnxopt.core.shapes import infer_shapes
 from onnxopt.passes.base import Context, PassResult
@@ -57,21 +57,21 @@ class HalfConvert:
             ModelError: The operator set is too old and cannot be converted.
         """
         excluded(nodes(model), self.exclude)
-        model = raise_opset(model, OPSETS[self.kind])
-        infer_shapes(model)
-        chosen, notes = self._choose(model, ctx)
+        made = raise_opset(model.clone(), OPSETS[self.kind])
+        infer_shapes(made)
+        chosen, notes = self._choose(made, ctx)
         if not chosen:
             return PassResult(model, 0, notes)
-        Casts(model, ir.DataType[self.kind.upper()], chosen).write()
-        RemoveNoOps().run(model, ctx)
-        return PassResult(model, len(chosen), notes)
+        Casts(made, ir.DataType[self.kind.upper()], chosen).write()
+        RemoveNoOps().run(made, ctx)
+        return PassResult(made, len(chosen), notes)
 
     def _choose(self, model: Model, ctx: Context) -> tuple[dict[ir.Node, Slots], tuple[Note, ...]]:
         """The nodes to convert, and the others that compute on floats with the reason."""
         graphs = (model.graph, *model.graph.subgraphs())
         every = [node for graph in graphs for node in graph if _has_floats(node) and tensor_of(node.outputs[0]) is None]
         skip = excluded(every, self.exclude, strict=False)
-        support, version = find_support(self.kind, ctx.target), max(model.opset_imports.get("", 0), 1)
+        support, version = find_support(self.kind, ctx.target), opset(model)
         whole = becoming_integers(every)
         chosen: dict[ir.Node, Slots] = {}
         why: dict[ir.Node, str] = {}

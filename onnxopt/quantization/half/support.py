@@ -31,7 +31,9 @@ KEPT = {
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"),
         "random values are drawn in float32",
     ),
-    **dict.fromkeys(("EyeLike", "CastLike", "Optional", "SequenceEmpty"), "its type follows from something else"),
+    **dict.fromkeys(
+        ("Constant", "EyeLike", "CastLike", "Optional", "SequenceEmpty"), "its type follows from something else"
+    ),
 }
 """Operators that stay float32 whatever the target, and why."""
 PINNED = {"Resize": {"T2"}, "LayerNormalization": {"U"}}

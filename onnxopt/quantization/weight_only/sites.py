@@ -65,6 +65,8 @@ def find_sites(
     found: list[Site] = []
     notes: list[Note] = []
     for node in nodes(model):
+        if is_op(node, "Conv"):
+            notes.append(Note(label(node), "float", "no kernel of Conv takes weights in blocks"))
         if not is_op(node, *DYNAMIC, "Gather") or (node.op_type == "Gather" and not _is_table(node)):
             continue
         kind: Kind = "table" if node.op_type == "Gather" else "product"
