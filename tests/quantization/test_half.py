@@ -217,3 +217,42 @@ def test_the_kernels_of_the_cpu_are_listed():
     support = find_support("bfloat16", Target(threads=1))
     assert support.kernels is not None and "Gather" in support.kernels
     assert find_support("float16", Target(threads=1)).kernels is None
+
+
+def test_models_with_sequences_and_without_the_default_domain_are_left_alone(lab, rng):
+    text = (
+        HEAD
+        + """(float[4,16] x) => (float[8,16] z) {
+        y = MatMul(x, w)  s = SequenceConstruct(x, y)  z = ConcatFromSequence <axis=0> (s) }"""
+    )
+    result = lab.run(HalfConvert(), lab.build(text, w=weight(rng, 16, 16)), feeds(rng, 4, 16))
+    assert result.changes == 0
+    assert "sequences" in result.notes[0].reason
+    text = '<ir_version: 8, opset_import: ["ai.onnx.ml" : 3]> g (float[2,3] x) => (float[2,3] y) {'
+    model = lab.build(text + " y = ai.onnx.ml.Binarizer <threshold=0.5> (x) }")
+    result = lab.run(HalfConvert(), model, [{"x": np.ones((2, 3), np.float32)}])
+    assert result.changes == 0
+    assert "domain ai.onnx.ml" in result.notes[0].reason
+
+
+@pytest.mark.parametrize(
+    "expression", ["HannWindow <output_datatype=1> (size)", "MeanVarianceNormalization <axes=[0]> (h)"]
+)
+def test_types_that_an_attribute_or_a_definition_fixes_stay(lab, rng, expression):
+    text = HEAD + f"(float[4,16] x) => (float[4,16] y) {{ h = MatMul(x, w)  k = {expression}  y = Mul(h, k) }}"
+    model = lab.build(text, w=weight(rng, 16, 16), **({"size": np.array(16)} if "size" in expression else {}))
+    data = feeds(rng, 4, 16)
+    assert lab.run(HalfConvert(), model, data).changes == 2
+    assert lab.sqnr_db(data) > 45
+
+
+def test_a_scatter_that_reduces_stays(lab, rng):
+    text = (
+        HEAD
+        + """(float[4,16] x) => (float[4,16] y) {
+        h = MatMul(x, w)  s = ScatterElements <axis=0, reduction="add"> (h, i, h)  y = MatMul(s, w) }"""
+    )
+    model = lab.build(text, w=weight(rng, 16, 16), i=np.zeros((4, 16), np.int64))
+    data = feeds(rng, 4, 16)
+    assert lab.run(HalfConvert(), model, data).changes == 2
+    assert lab.sqnr_db(data) > 45

@@ -30,6 +30,7 @@ __all__ = ["HalfConvert"]
 
 OPSETS: dict[Half, int] = {"float16": 7, "bfloat16": 13}
 """The first operator set that is worth while: in older ones hardly any operator knows the type."""
+NO_TENSORS = ("Sequence", "Optional")
 LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "Attention")
 """What gets faster; anything else is converted only where it stands between such."""
 
@@ -57,7 +58,14 @@ class HalfConvert:
             ModelError: The operator set is too old and cannot be converted.
         """
         excluded(nodes(model), self.exclude)
-        made = raise_opset(model.clone(), OPSETS[self.kind])
+        beyond = [n for n in nodes(model) if any(word in n.op_type for word in NO_TENSORS)]
+        if beyond:
+            # Shape inference gives what they make the type of its elements.
+            reason = "the model computes with sequences or optional values, whose types cannot be changed"
+            return PassResult(model, 0, (Note(label(beyond[0]), "float", reason),))
+        made = model.clone()
+        if opset(made):
+            made = raise_opset(made, OPSETS[self.kind])
         infer_shapes(made)
         chosen, notes = self._choose(made, ctx)
         if not chosen:

@@ -32,8 +32,13 @@ KEPT = {
         "random values are drawn in float32",
     ),
     **dict.fromkeys(
-        ("Constant", "EyeLike", "CastLike", "Optional", "SequenceEmpty"), "its type follows from something else"
+        (
+            *("Constant", "EyeLike", "CastLike", "BitCast", "MelWeightMatrix"),
+            *("BlackmanWindow", "HammingWindow", "HannWindow"),
+        ),
+        "its type follows from something else",
     ),
+    "MeanVarianceNormalization": "it is computed in float32",
 }
 """Operators that stay float32 whatever the target, and why."""
 PINNED = {"Resize": {"T2"}, "LayerNormalization": {"U"}}
@@ -75,6 +80,8 @@ class Support:
             return f"it is an operator of the domain {node.domain}"
         if node.op_type in KEPT:
             return KEPT[node.op_type]
+        if node.op_type.startswith("Scatter") and "reduction" in node.attributes:
+            return f"{node.op_type} that reduces has no {self.kind} kernel on every provider"
         if self.kernels is None and node.op_type in self.blocked:
             return f"{node.op_type} is known to need float32"
         values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
