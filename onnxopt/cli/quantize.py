@@ -25,14 +25,22 @@ from onnxopt.errors import UsageError
 
 __all__ = ["command"]
 
+MODES = ("auto", "static", "dynamic", "weights", "float16", "bfloat16")
+ALGORITHMS = ("auto", "rtn", "hqq", "gptq")
+BLOCK_SIZES = ("16", "32", "64", "128", "256")
 CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entropy", "mse")
 
 
 @click.command("quantize")
 @click.argument("model", type=PATH)
 @output_options
-@click.option("--mode", type=click.Choice(["auto", "static", "dynamic"]), default="auto", show_default=True)
+@click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True)
 @click.option("--calibrator", type=click.Choice(CALIBRATORS), default="auto", show_default=True)
+@click.option(
+    "--algorithm", type=click.Choice(ALGORITHMS), default="auto", help="--mode weights: how weights are rounded."
+)
+@click.option("--bits", type=click.Choice(["4", "8"]), help="--mode weights: of a weight; default: 4, then 8.")
+@click.option("--block-size", type=click.Choice(BLOCK_SIZES), help="--mode weights: weights that share a scale.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
@@ -48,6 +56,9 @@ def command(
     output: Path | None,
     mode: Any,
     calibrator: Any,
+    algorithm: str,
+    bits: str | None,
+    block_size: str | None,
     workers: int,
     eval_data: str | None,
     max_drop: float,
@@ -60,7 +71,10 @@ def command(
     inconclusive: str | None,
     **shared: object,
 ) -> int:
-    """INT8 form of MODEL: the fastest within the accuracy budget, or exit 1 when none beats the model itself."""
+    """INT8 form of MODEL: the fastest within the accuracy budget, or exit 1 when none beats the model itself.
+
+    --mode weights stores weights in 4 or 8 bits, for size: what is smaller, not slower and within the budget passes.
+    """
     from onnxopt.commands.quantize import quantize
 
     if output is None:
@@ -71,6 +85,9 @@ def command(
         source(shared),
         mode=mode,
         calibrator=calibrator,
+        algorithm=algorithm,
+        bits=None if bits is None else int(bits),
+        block_size=None if block_size is None else int(block_size),
         workers=workers,
         eval_data=eval_data,
         max_drop=max_drop,

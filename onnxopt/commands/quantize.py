@@ -1,4 +1,4 @@
-"""``quantize``: the fastest INT8 form of a model within the accuracy budget, or the plain word that there is none."""
+"""``quantize``: the fastest INT8, weight-only or 16-bit form of a model within the accuracy budget, if there is one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from onnxopt.commands.common import (
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
+from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import JSON, Report
 from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import DataError, UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
@@ -60,15 +60,19 @@ def quantize(
     workers: int = 1,
     max_evals: int = MOST_EVALS,
     time_limit: float | None = None,
+    algorithm: str = "auto",
+    bits: int | None = None,
+    block_size: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Quantizes to INT8, judges accuracy on samples not used for calibration, measures against the input, decides.
+    """Quantizes, judges on samples not used for calibration, measures against the input, decides.
 
     Args:
         path: The model; it is not changed.
         output: Where the result goes.
         source: Calibration data; static quantization needs them. Without, accuracy is only known on made-up inputs.
-        mode: ``"static"``, ``"dynamic"``, or ``"auto"`` for the faster of both.
+        mode: ``"static"``, ``"dynamic"``, or ``"auto"`` for the faster of both; ``"weights"``: weights in 4 or 8 bits,
+            for size (what is smaller and not slower passes); ``"float16"``, ``"bfloat16"``.
         calibrator: How ranges follow from the calibration data; ``"auto"``: the one of least output error on samples
             held back.
         eval_data: Data to judge by; default: the part of ``source`` that calibration does not use.
@@ -82,6 +86,10 @@ def quantize(
         workers: Processes that share calibration.
         max_evals: Most evaluations of a model on the judging samples.
         time_limit: Seconds after which nothing further is tried; the first candidate is always judged.
+        algorithm: How ``mode="weights"`` rounds: ``"rtn"``, ``"hqq"``, ``"gptq"``; ``"auto"``: the one of least output
+            error on samples held back.
+        bits: Of a weight, 4 or 8; default: 4, and 8 where 4 fails.
+        block_size: Weights that share a scale, 16 to 256; default: 128, and 32 where that is not accurate enough.
         progress: Told of each step.
 
     Raises:
@@ -90,18 +98,8 @@ def quantize(
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     budget = Budget(max_evals, time_limit)
-    if mode == "static" and source.path is None:
-        raise DataError(
-            "static quantization needs data to calibrate on",
-            where=f"onnxopt quantize {path.name} --mode static",
-            fix="give --data, or use --mode dynamic",
-        )
-    if mode == "dynamic" and calibrator != "auto":
-        raise UsageError(
-            "dynamic quantization finds its ranges at run time and calibrates nothing",
-            where=f"--mode dynamic --calibrator {calibrator}",
-            fix="leave --calibrator out, or use --mode static",
-        )
+    weights = weight_options(algorithm, bits, block_size)
+    check_options(mode, calibrator, weights, has_data=source.path is not None)
     model = open_model(path, target)
     require_float(model, str(path))
     excluded(nodes(model), exclude)
@@ -126,6 +124,7 @@ def quantize(
             feeds=feeds,
             ctx=ctx,
             budget=budget,
+            weights=weights,
         ).run()
         candidates = attempts.candidates
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
@@ -162,7 +161,8 @@ def _data(source: Source, eval_data: str | None, path: Path, model: Model, targe
 
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:
     wanted = [
+        "smaller",
         *(["undecided"] if accept_inconclusive or keep_failing else []),
-        *(["not faster", "inaccurate"] if keep_failing else []),
+        *(["not faster", "not smaller", "inaccurate"] if keep_failing else []),
     ]
     return next((c for outcome in wanted for c in candidates if c.outcome == outcome), None)

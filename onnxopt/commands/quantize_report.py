@@ -51,7 +51,7 @@ def quantize_report(
         tables.append(latency_table(judged, "Against the input, interleaved in fresh processes"))
     return Report(
         "quantize",
-        _verdict(candidates, chosen),
+        _verdict(candidates, chosen, attempts.goal),
         {
             "candidates": [
                 {
@@ -87,15 +87,15 @@ def _row(candidate: Candidate) -> tuple[str, int, str, str]:
     return candidate.name, candidate.changes, candidate.outcome, candidate.reason
 
 
-def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None) -> Verdict:
-    if chosen is not None and chosen.outcome == "faster":
+def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None, goal: str) -> Verdict:
+    if chosen is not None and chosen.outcome in ("faster", "smaller"):
         return Verdict(Status.PASS, f"{chosen.name}: {chosen.reason}")
     reasons = "; ".join(f"{c.name}: {c.outcome}, {c.reason}" for c in candidates)
     if all(c.outcome == "unchanged" for c in candidates):
         return Verdict(Status.UNCHANGED, f"nothing to quantize: {reasons}")
     if any(c.outcome == "undecided" for c in candidates):
-        return Verdict(Status.INCONCLUSIVE, f"too noisy to say that INT8 is faster: {reasons}")
-    return Verdict(Status.FAIL, f"no INT8 form is faster and within the budget, the input model is best: {reasons}")
+        return Verdict(Status.INCONCLUSIVE, f"too noisy to say that the {goal}: {reasons}")
+    return Verdict(Status.FAIL, f"no {goal} and within the budget, the input model is best: {reasons}")
 
 
 def _settings(chosen: Candidate | None, final: Path) -> tuple[Note, ...]:

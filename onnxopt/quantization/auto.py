@@ -18,6 +18,7 @@ from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.fixes import Fixes, choose_fixes
 from onnxopt.quantization.forms import is_quantizer, planned, with_float
 from onnxopt.quantization.gains import float_profile, gains, where_it_gains
+from onnxopt.quantization.half.convert import HalfConvert
 from onnxopt.quantization.mixed import MixedQuantize
 from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.runtime import better_settings
@@ -25,12 +26,13 @@ from onnxopt.quantization.search import Candidate, best, not_tried, try_candidat
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.quantization.tryout import least_error, output_errors
+from onnxopt.quantization.weight_only.candidates import WeightOptions, weight_candidates
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
 
 __all__ = ["Attempts", "Mode", "Search"]
 
-Mode: TypeAlias = Literal["auto", "static", "dynamic"]
+Mode: TypeAlias = Literal["auto", "static", "dynamic", "weights", "float16", "bfloat16"]
 
 SLACK = 4.0
 """A multiply-accumulate of a memory-bound layer is taken to cost at most this many times the average one."""
@@ -50,11 +52,13 @@ class Attempts:
         candidates: In the order in which they were tried.
         fixes: What was considered for the float model ahead of quantization, with the figures that decided on it.
         calibrators: Output error in dB with each calibrator, where they were compared.
+        goal: What was looked for, to follow "no" and "the".
     """
 
     candidates: tuple[Candidate, ...]
     fixes: tuple[Fixes, ...] = ()
     calibrators: Mapping[Calibrator, float] = field(default_factory=dict[Calibrator, float])
+    goal: str = "INT8 form is faster"
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Search:
     Attributes:
         model: The cleaned-up float model; it is not changed.
         reference: File of the input model.
-        mode: ``"static"``, ``"dynamic"``, or ``"auto"``.
+        mode: ``"static"``, ``"dynamic"``, ``"auto"`` for both; ``"weights"``, ``"float16"``, ``"bfloat16"``.
         exclude: Patterns of nodes that stay float.
         calibrator: How ranges follow from the data; ``"auto"``: that of least output error.
         max_drop: Largest drop of the metric.
@@ -73,6 +77,7 @@ class Search:
         feeds: Inputs to verify and to measure on.
         ctx: Calibration data, target, folder.
         budget: What the search may spend.
+        weights: Decisions of the user for ``"weights"``.
     """
 
     model: Model
@@ -86,9 +91,24 @@ class Search:
     feeds: Sequence[Feeds]
     ctx: Context
     budget: Budget
+    weights: WeightOptions = field(default_factory=WeightOptions)
 
     def run(self) -> Attempts:
         """All attempts: static and dynamic forms, both in one, sensitive layers in float, runtime settings."""
+        if self.mode == "weights":
+            tried_forms = weight_candidates(
+                lambda name, item, model: self._try(name, item, Fixes(model)),
+                self.model,
+                self.scorer,
+                self.held_back,
+                self.exclude,
+                self.weights,
+                self.ctx,
+            )
+            return Attempts(tuple(tried_forms), goal="weight-only form is smaller, not slower")
+        if self.mode == "float16" or self.mode == "bfloat16":
+            candidate = self._try(self.mode, HalfConvert(self.mode, self.exclude), Fixes(self.model))
+            return Attempts((candidate,), goal=f"{self.mode} form is faster")
         candidates: list[Candidate] = []
         fixed: list[Fixes] = []
         tried = dict[Calibrator, float]()

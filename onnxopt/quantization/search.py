@@ -30,7 +30,17 @@ from onnxopt.run.settings import NO_SETTINGS, SessionSettings, write_settings
 __all__ = ["Candidate", "Outcome", "best", "judge", "not_tried", "try_candidate"]
 
 
-Outcome: TypeAlias = Literal["faster", "not faster", "undecided", "inaccurate", "invalid", "unchanged", "not tried"]
+Outcome: TypeAlias = Literal[
+    "faster",
+    "smaller",
+    "not faster",
+    "not smaller",
+    "undecided",
+    "inaccurate",
+    "invalid",
+    "unchanged",
+    "not tried",
+]
 AS_FAST = 1.02
 """Candidates whose latency is within this factor of the fastest count as just as fast."""
 NEARLY_AS_FAST = 1.1
@@ -169,7 +179,7 @@ def _declined(notes: Sequence[Note]) -> str:
     if not notes:
         return f"the model has no {', '.join(sorted(COMPUTE))}"
     counts = Counter(note.reason for note in notes)
-    return "no node can run on integers: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
+    return "no node can be changed: " + "; ".join(f"{n}x {reason}" for reason, n in counts.most_common(3))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -1,0 +1,72 @@
+"""Options of ``quantize`` that do not go with its mode, or need data that are not there."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from onnxopt.errors import DataError, UsageError
+from onnxopt.quantization.auto import Mode
+from onnxopt.quantization.weight_only.blocks import BLOCK_SIZES, Bits
+from onnxopt.quantization.weight_only.candidates import WeightOptions
+from onnxopt.quantization.weight_only.weights import Algorithm
+
+__all__ = ["check_options", "weight_options"]
+
+CALIBRATING: tuple[Mode, ...] = ("auto", "static")
+WHY_NO_RANGES: dict[Mode, str] = {
+    "dynamic": "dynamic quantization finds its ranges at run time and calibrates nothing",
+    "weights": "weight-only quantization leaves activations in float and calibrates nothing",
+    "float16": "16-bit floats need no ranges",
+    "bfloat16": "16-bit floats need no ranges",
+}
+
+
+def check_options(mode: Mode, calibrator: str, weights: WeightOptions, *, has_data: bool) -> None:
+    """Raises when options and mode do not go together.
+
+    Raises:
+        UsageError: An option does not apply to the mode.
+        DataError: The mode or the algorithm needs data.
+    """
+    if mode == "static" and not has_data:
+        raise DataError(
+            "static quantization needs data to calibrate on",
+            where="--mode static",
+            fix="give --data, or use --mode dynamic",
+        )
+    if mode not in CALIBRATING and calibrator != "auto":
+        raise UsageError(
+            WHY_NO_RANGES[mode],
+            where=f"--mode {mode} --calibrator {calibrator}",
+            fix="leave --calibrator out, or use --mode static",
+        )
+    if mode != "weights" and weights != WeightOptions():
+        raise UsageError(
+            "--algorithm, --bits and --block-size belong to weight-only quantization",
+            where=f"--mode {mode}",
+            fix="leave them out, or use --mode weights",
+        )
+    if weights.algorithm == "gptq" and not has_data:
+        raise DataError(
+            "GPTQ needs data: it rounds weights by what their layers read",
+            where="--algorithm gptq",
+            fix="give --data, or use --algorithm hqq",
+        )
+
+
+def weight_options(algorithm: str, bits: int | None, block_size: int | None) -> WeightOptions:
+    """The options of weight-only quantization.
+
+    Raises:
+        UsageError: A value is not supported.
+    """
+    algorithms, widths = ("auto", *get_args(Algorithm)), get_args(Bits)
+    for option, value, known in (
+        ("--algorithm", algorithm, algorithms),
+        ("--bits", bits, (None, *widths)),
+        ("--block-size", block_size, (None, *BLOCK_SIZES)),
+    ):
+        if value not in known:
+            choices = ", ".join(str(k) for k in known if k is not None)
+            raise UsageError(f"{value!r} is not supported", where=option, fix=f"give one of {choices}")
+    return WeightOptions(algorithm, bits, block_size)  # pyright: ignore[reportArgumentType]

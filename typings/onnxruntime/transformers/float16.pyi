@@ -1,0 +1,2 @@
+# The part of ONNX Runtime's float16 converter that onnxopt uses.
+DEFAULT_OP_BLOCK_LIST: list[str]

@@ -1,0 +1,13 @@
+# The part of SciPy's linear algebra that onnxopt uses; the package itself ships no types.
+from typing import Any
+
+import numpy as np
+
+class LinAlgError(Exception): ...
+
+Matrix = np.ndarray[Any, Any]
+
+def cholesky(a: Matrix, lower: bool = ..., overwrite_a: bool = ..., check_finite: bool = ...) -> Matrix: ...
+def cho_solve(
+    c_and_lower: tuple[Matrix, bool], b: Matrix, overwrite_b: bool = ..., check_finite: bool = ...
+) -> Matrix: ...
