@@ -35,6 +35,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
+@click.option("--requantize", is_flag=True, help="Quantize what is left in float of a model quantized in part.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options
@@ -46,6 +47,7 @@ def command(
     mode: Any,
     calibrator: Any,
     workers: int,
+    requantize: bool,
     eval_data: str | None,
     max_drop: float,
     exclude: tuple[str, ...],
@@ -67,6 +69,7 @@ def command(
         mode=mode,
         calibrator=calibrator,
         workers=workers,
+        requantize=requantize,
         eval_data=eval_data,
         max_drop=max_drop,
         exclude=exclude,

@@ -47,10 +47,10 @@ def examine_data(
         progress: Told of each step.
 
     Raises:
-        OnnxoptError: The model cannot be used or is quantized already, or the data are no data for it at all.
+        OnnxoptError: The model cannot be used or is all integers already, or the data are no data for it at all.
     """
     model = open_model(path, target)
-    require_float(model, str(path))
+    require_float(model, str(path), requantize=True)
     data = open_data(source, path, model, target)
     specs = input_specs(model)
     stock = take_stock(data, specs, progress)

@@ -63,6 +63,7 @@ def quantize(
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
     workers: int = 1,
+    requantize: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes to INT8, judges accuracy on samples not used for calibration, measures against the input, decides.
@@ -83,6 +84,7 @@ def quantize(
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
         workers: Processes that share calibration.
+        requantize: Accept a model that is quantized in part: what runs on integers stays as it is, the rest is tried.
         progress: Told of each step.
 
     Raises:
@@ -103,7 +105,7 @@ def quantize(
             fix="leave --calibrator out, or use --mode static",
         )
     model = open_model(path, target)
-    require_float(model, str(path))
+    require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     calibration, held_back = _data(source, eval_data, path, model, target)

@@ -40,5 +40,8 @@ class Answer:
 
 def worst(words: Iterable[Word]) -> Word:
     """The most serious of them."""
-    found = set(words)
-    return next((word for word in ORDER if word in found), "fine")
+    found: Word = "fine"
+    for word in words:
+        if ORDER.index(word) < ORDER.index(found):
+            found = word
+    return found
