@@ -8,10 +8,10 @@ from pathlib import Path
 
 from onnxopt.commands.common import Source, open_data, open_model, workspace
 from onnxopt.core.progress import Progress
-from onnxopt.core.query import Model, input_specs
+from onnxopt.core.query import Model, input_specs, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, UsageError, nearest
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
@@ -47,10 +47,16 @@ def examine_data(
         progress: Told of each step.
 
     Raises:
+        UsageError: The model has no output of that name.
         OnnxoptError: The model cannot be used or is all integers already, or the data are no data for it at all.
     """
     model = open_model(path, target)
     require_float(model, str(path), requantize=True)
+    outputs = [spec.name for spec in output_specs(model)]
+    if output_name is not None and output_name not in outputs:
+        raise UsageError(
+            f"the model has no output {output_name!r}", where="--output-name", fix=nearest(output_name, outputs)
+        )
     data = open_data(source, path, model, target)
     specs = input_specs(model)
     stock = take_stock(data, specs, progress)
@@ -58,11 +64,11 @@ def examine_data(
     if len(stock.usable):
         with workspace() as folder:
             ctx = Context(folder, stock.usable, target, source.seed, progress)
-            answers += _with_model(model, path, stock, output_name, ctx)
+            answers += _with_model(model, path, stock, output_name or outputs[0], ctx)
     return _report(path, data, answers)
 
 
-def _with_model(model: Model, path: Path, stock: Inventory, output_name: str | None, ctx: Context) -> list[Answer]:
+def _with_model(model: Model, path: Path, stock: Inventory, output: str, ctx: Context) -> list[Answer]:
     normalised = judge_normalisation(model, input_specs(model), stock, ctx)
     clean, _ = run(model, [create(name) for name in OPTIMIZE], ctx, reference=path, rounds=ROUNDS)
     item = StaticQuantize()
@@ -70,7 +76,6 @@ def _with_model(model: Model, path: Path, stock: Inventory, output_name: str | N
     enough = judge_stability(watched, item.calibrator, len(stock.usable))
     outliers = judge_outliers(watched, places)
     calibration, held_back = split(stock.usable, calibration=CALIBRATION_SAMPLES, seed=ctx.seed)
-    output = output_name or model.graph.outputs[0].name or ""
     try:
         errors = output_errors(item, clean, path, held_back, output, replace(ctx, data=calibration))
     except OnnxoptError as error:

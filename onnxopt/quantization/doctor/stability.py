@@ -57,7 +57,8 @@ def judge_stability(watched: Mapping[str, Watched], calibrator: str, count: int)
     needed = enough if enough is not None else _needed(rows[-1][0], change[-1])
     text = f"{MOST:.0%} of the ranges change by less than {STABLE:.0%}"
     if enough is not None:
-        word, reason, advice = "fine", f"{text} from {enough} to {2 * enough} samples: {enough} would do", []
+        so_far = f"{enough} would do" if 4 * enough <= count else f"stable as far as {count} samples show"
+        word, reason, advice = "fine", f"{text} from {enough} to {2 * enough} samples: {so_far}", []
     elif needed <= count:
         word, reason, advice = "fine", f"{text} from about {needed} samples on: just enough", []
     else:
