@@ -136,6 +136,20 @@ def test_stored_statistics_name_the_right_reading(
     assert found["distance"][expected] < 0.2  # type: ignore[index]
 
 
+def test_where_no_classes_tell_a_wrong_scale_is_only_possible(examine: Callable[..., Outcome], tmp_path: Path) -> None:
+    weights = {"w": normal(8, 3, 3, 3, seed=1), "b": normal(8, seed=2), "v": normal(3, 8, 3, 3, seed=3)}
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N, 3, 16, 16] x) => (float[N, 3, 14, 14] y) '
+        "{ c = Conv(x, w, b) r = Relu(c) y = Conv<pads = [1, 1, 1, 1]>(r, v) }"
+    )
+    model = write(parsed(text, weights), tmp_path / "image.onnx")
+    assert questions(examine(photographs(), model, "x"))["normalisation"]["verdict"] == "fine"
+    outcome = examine(photographs() * 255, model, "x")
+    found = questions(outcome)["normalisation"]
+    assert outcome.code == 0 and found["verdict"] == "doubtful"
+    assert "possibly wrong" in outcome.document["verdict"]["reason"]
+
+
 def test_one_wild_sample_is_named(examine: Callable[..., Outcome], digits: np.ndarray) -> None:
     data = digits.copy()
     data[17] *= 20

@@ -95,6 +95,9 @@ def test_the_float_part_is_quantized_and_the_rest_stays(
     after = onnx.load(lab.result)
     kept = {n.SerializeToString() for n in before.graph.node if n.op_type in INTEGER}
     assert len(kept - {n.SerializeToString() for n in after.graph.node}) <= 1, "at most a graph input is read anew"
+    made = {n.output[0]: n.op_type for n in after.graph.node}
+    floats = [n.name for n in after.graph.node if n.op_type == "Conv" and made.get(n.input[1]) != "DequantizeLinear"]
+    assert not floats
     found = kernels(lab.result)
     assert found["QLinearConv"] == 3 and found["Conv"] + found["FusedConv"] == 0, found
     assert found["QuantizeLinear"] == 1, f"one grid a value: {found}"

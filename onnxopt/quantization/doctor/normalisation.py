@@ -136,11 +136,12 @@ def _fitting(found: Mapping[Reading, Folded]) -> tuple[list[Reading], Word]:
     others = {r: f for r, f in found.items() if r is not AS_GIVEN}
     if _decades(own) > IMPLAUSIBLE:
         plausible = {r: f for r, f in others.items() if _decades(f) < PLAUSIBLE}
-        if plausible and own.information is None:
-            return [min(plausible, key=lambda r: _decades(plausible[r]))], "doubtful"
         sure = {r: f for r, f in plausible.items() if _tells_more(f, own, TOLD_MORE)}
         if sure:
             return _best_told(sure), "unusable"
+        undecided = {r: f for r, f in plausible.items() if not _tells_more(own, f, TOLD_MORE)}
+        if undecided:
+            return [min(undecided, key=lambda r: (r.is_reversed, _decades(undecided[r])))], "doubtful"
     far = {r: f for r, f in others.items() if _tells_more(f, own, TOLD_FAR_MORE) and _decades(f) < IMPLAUSIBLE}
     return _best_told(far), "unusable"
 
