@@ -33,6 +33,7 @@ __all__ = [
     "progress",
     "show",
     "source",
+    "source_options",
     "target",
     "target_options",
 ]
@@ -63,18 +64,14 @@ PIPE_WIDTH = 120
 """Columns of a table in a file or a CI log."""
 
 
-def data_options(function: F) -> F:
-    """The options that name data: ``--data --labels --metric --output-name --preprocess --samples --seed``."""
+def source_options(function: F) -> F:
+    """The options that name samples: ``--data --labels --preprocess --samples --seed``."""
     for option in reversed(
         [
             click.option(
                 "--data", metavar="PATH", help="npz, folder of npz, npy, images, CSV/JSONL, test data, module:function."
             ),
             click.option("--labels", default="labels", show_default=True, metavar="KEY", help="Key of the labels."),
-            click.option(
-                "--metric", metavar="NAME", help="top1, top5, f1, recall, mae, rmse, cosine, cer, module:function."
-            ),
-            click.option("--output-name", metavar="NAME", help="The model output to judge; default: the first."),
             click.option("--preprocess", type=PATH, metavar="TOML", help="How images become arrays."),
             click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N samples."),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."),
@@ -82,6 +79,17 @@ def data_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def data_options(function: F) -> F:
+    """The options that name data and what to judge: those of ``source_options``, ``--metric --output-name``."""
+    function = click.option("--output-name", metavar="NAME", help="The model output to judge; default: the first.")(
+        function
+    )
+    function = click.option(
+        "--metric", metavar="NAME", help="top1, top5, f1, recall, mae, rmse, cosine, cer, module:function."
+    )(function)
+    return source_options(function)
 
 
 def target_options(function: F) -> F:

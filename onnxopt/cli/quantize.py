@@ -46,6 +46,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--max-evals", type=click.IntRange(min=1), default=40, show_default=True, help="Evaluations to spend.")
 @click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Try nothing further after this.")
+@click.option("--requantize", is_flag=True, help="Quantize what is left in float of a model quantized in part.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options
@@ -60,6 +61,7 @@ def command(
     bits: str | None,
     block_size: str | None,
     workers: int,
+    requantize: bool,
     eval_data: str | None,
     max_drop: float,
     max_evals: int,
@@ -89,6 +91,7 @@ def command(
         bits=None if bits is None else int(bits),
         block_size=None if block_size is None else int(block_size),
         workers=workers,
+        requantize=requantize,
         eval_data=eval_data,
         max_drop=max_drop,
         max_evals=max_evals,

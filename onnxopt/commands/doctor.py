@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.commands.common import as_json, workspace
+from onnxopt.commands.common import Source, as_json, workspace
+from onnxopt.commands.doctor_data import examine_data
 from onnxopt.core.io import load
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import input_specs
 from onnxopt.core.report import JSON, Cell, Note, Report, Status, Table, Verdict
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.measurement.env import busy_share, environment, is_spinning, settle_spinning
 from onnxopt.measurement.installation import available_mb, runtime_packages
@@ -51,18 +52,42 @@ class Noise:
     comparison: LatencyComparison
 
 
-def doctor(model: Path | None = None, *, threads: int | None = None, progress: Progress | None = None) -> Report:
+def doctor(
+    model: Path | None = None,
+    source: Source | None = None,
+    *,
+    output_name: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """The providers that really run, the machine, and its noise floor; with a model, also where that runs.
 
     Args:
         model: A model to try as well, on made-up inputs; the noise floor is then its own.
+        source: Data; whether the model can be calibrated on them is then what is examined, and nothing else.
+        output_name: The output at which calibrators are judged; default: the first.
         threads: Intra-op threads; default: the cores allowed here.
         progress: Told of each step.
 
     Raises:
-        ModelError: The file is no model.
+        UsageError: There are data without a model, or options about data without data.
+        OnnxoptError: The file is no model, or the data cannot be used.
     """
     target, progress = Target(threads=threads or allowed_cores()), progress or SilentProgress()
+    if source is not None and source.path is not None:
+        if model is None:
+            raise UsageError(
+                "calibration data are examined for a model, and none is given",
+                where=f"onnxopt doctor --data {source.path}",
+                fix="onnxopt doctor M.onnx --data D",
+            )
+        return examine_data(model, source, target=target, output_name=output_name, progress=progress)
+    if output_name is not None or (source or Source()) != Source():
+        raise UsageError(
+            "these options are about data, and none are given",
+            where="onnxopt doctor",
+            fix="give --data, or leave --labels, --preprocess, --samples, --seed and --output-name out",
+        )
     with workspace() as work:
         probe, feeds = write_probe(work / "probe.onnx"), [probe_feeds()]
         trials = _try_all(probe, feeds, [p.short for p in installed_providers()], target.threads, progress)

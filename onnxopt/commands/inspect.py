@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from onnxopt.commands.common import Source, first_feeds, open_data, open_model, workspace
+from onnxopt.commands.inspect_quantize import Plan, plan_quantization
 from onnxopt.commands.profile_tables import Profiling, profile_models
 from onnxopt.core.cost import cost
 from onnxopt.core.io import data_files
-from onnxopt.core.progress import Progress
+from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, graphs, input_specs, label, nodes, opset, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
-from onnxopt.errors import DataError
+from onnxopt.errors import DataError, UsageError
 from onnxopt.quantization.dynamic import DYNAMIC, dynamic_reason
-from onnxopt.quantization.select import place
+from onnxopt.quantization.select import excluded, place
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
@@ -32,17 +34,28 @@ def inspect(
     *,
     target: Target | None = None,
     with_profile: bool = False,
+    with_quantization: bool = False,
+    exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Inputs, outputs, operators, cost, opsets, control flow, and the placement of integer kernels with reasons.
 
-    With ``with_profile`` also the time of each kernel and node on the target.
+    With ``with_profile`` also the time of each kernel and node on the target; with ``with_quantization`` what static
+    quantization makes of each node that computes, and with data what that costs and gains.
 
     Raises:
+        UsageError: A pattern of ``exclude`` matches no node, or there is nothing to exclude nodes from.
         OnnxoptError: The model or the data cannot be used.
     """
     source, target = source or Source(samples=1), target or Target()
+    if exclude and not with_quantization:
+        raise UsageError(
+            "nodes are excluded from quantization, which was not asked for",
+            where=f"onnxopt inspect {path.name} --exclude",
+            fix="add --quantize",
+        )
     model = open_model(path, target)
+    excluded(nodes(model), exclude)
     shapes, inputs, remarks = _shapes(source, path, model, target)
     figures = cost(model, shapes)
     ops = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in nodes(model))
@@ -74,6 +87,11 @@ def inspect(
     if with_profile:
         feeds = first_feeds(open_data(source, path, model, target))
         profiled = profile_models({path.name: path}, feeds, target, progress=progress)
+    plan = Plan({}, (), ())
+    if with_quantization:
+        data = None if source.path is None else open_data(source, path, model, target)
+        shown = progress or SilentProgress()
+        plan = plan_quantization(model, path, data, exclude, target=target, seed=source.seed, progress=shown)
     summary = f"{facts['nodes']} nodes, {figures.params:,} parameters, {size_bytes / 1e6:.2f} MB"
     return Report(
         command="inspect",
@@ -86,14 +104,21 @@ def inspect(
             "input_shapes": {name: list(shape) for name, shape in inputs.items()},
             "quantizable": quantizable,
             **profiled.data,
+            **plan.data,
         },
         tables=(
             Table("Signature", ("", "value"), _signature(model)),
             Table("Model", ("", ""), tuple((key, _text(value)) for key, value in facts.items())),
             Table("Operators", ("operator", "nodes", "integer kernel (static)"), _operators(ops, kinds)),
             *profiled.tables,
+            *plan.tables,
         ),
-        notes=(*(Note(n.node, "stays float", n.reason) for n in placement.notes), *remarks, *profiled.notes),
+        notes=(
+            *(Note(n.node, "stays float", n.reason) for n in placement.notes),
+            *remarks,
+            *profiled.notes,
+            *plan.notes,
+        ),
     )
 
 

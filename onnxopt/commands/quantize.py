@@ -63,6 +63,7 @@ def quantize(
     algorithm: str = "auto",
     bits: int | None = None,
     block_size: int | None = None,
+    requantize: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes, judges on samples not used for calibration, measures against the input, decides.
@@ -90,6 +91,7 @@ def quantize(
             error on samples held back.
         bits: Of a weight, 4 or 8; default: 4, and 8 where 4 fails.
         block_size: Weights that share a scale, 16 to 256; default: 128, and 32 where that is not accurate enough.
+        requantize: Accept a model that is quantized in part: what runs on integers stays as it is, the rest is tried.
         progress: Told of each step.
 
     Raises:
@@ -101,7 +103,7 @@ def quantize(
     weights = weight_options(algorithm, bits, block_size)
     check_options(mode, calibrator, weights, has_data=source.path is not None)
     model = open_model(path, target)
-    require_float(model, str(path))
+    require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     calibration, held_back = _data(source, eval_data, path, model, target)

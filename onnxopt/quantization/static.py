@@ -27,6 +27,7 @@ from onnxopt.quantization.affine import WeightRange, qparams
 from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
+from onnxopt.quantization.existing import existing_grid, leaves_on_grid
 from onnxopt.quantization.observers import Statistics
 from onnxopt.quantization.qdq import GridPoint, PairWriter
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
@@ -95,15 +96,22 @@ class StaticQuantize:
         placement, found = _placed(model, whole, skip, self.calibrator, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))
-        grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
+        dtype = self.scheme.activations.dtype
+        kept = {value: grid for value in placement.consumed if (grid := existing_grid(value, dtype)) is not None}
+        grids = {
+            value: kept.get(value) or self._grid(found[source.name or ""])
+            for value, source in placement.grid_of.items()
+        }
         weights = dict(_weights(placement)) if self.correct_bias else {}
         writer = PairWriter(model, self.scheme, self.weight_range)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:
-            writer.quantize_for(value, placement.nodes, grids[value])
+            if value not in kept:
+                writer.quantize_for(value, placement.nodes, grids[value])
         for value in placement.produced:
-            writer.quantize_at_source(value, grids[value])
+            if not leaves_on_grid(value, dtype):
+                writer.quantize_at_source(value, grids[value])
         notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
         return PassResult(model, len(placement.nodes), (*inlining, *placement.notes, *notes))
 
