@@ -1,0 +1,110 @@
+"""A model that computes, on any CPU, what another model computes on an x86 CPU without VNNI: bit for bit on integers.
+
+Each integer layer with pairs at risk (``pairs``) becomes: the exact product (``ConvInteger``, or ``MatMulInteger`` on
+U8 weights, which no CPU saturates), plus what saturation adds, which only the pairs at risk contribute to, then the
+layer's own rescaling. Pairs at risk are few, so this costs little more than the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from onnxopt.core.edit import Editor
+from onnxopt.core.io import load, save
+from onnxopt.core.opset import raise_opset
+from onnxopt.core.query import Model
+from onnxopt.core.report import Note
+from onnxopt.quantization.portability.layers import Layer, find_layers
+from onnxopt.quantization.portability.saturating import Rewriter
+from onnxopt.run.optimized import write_optimized
+from onnxopt.run.session import Feeds
+from onnxopt.run.tap import tap
+from onnxopt.run.target import Target
+
+__all__ = ["Simulated", "Traced", "simulate"]
+
+OPSET = 13
+"""The first opset in which the sums are written as below."""
+POSITIONS = 4096
+"""Output positions of a layer whose shape is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """Values of the simulated model that tell what saturation did to one layer.
+
+    Attributes:
+        layer: The layer.
+        exact: Name of the exact sums, int32.
+        added: Name of what saturation adds to them.
+        counts: Names of the numbers of saturated pairs, to be added up; empty unless asked for.
+    """
+
+    layer: Layer
+    exact: str
+    added: str
+    counts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """The model that stands in for another one on a CPU without VNNI.
+
+    Attributes:
+        path: Its file.
+        layers: All layers of U8 with S8, at risk or not.
+        traced: Those at risk, in the main graph.
+        notes: Layers that are not simulated, with the reason.
+    """
+
+    path: Path
+    layers: tuple[Layer, ...]
+    traced: tuple[Traced, ...]
+    notes: tuple[Note, ...]
+
+
+def simulate(path: Path, feeds: Feeds, workdir: Path, *, counts: bool = False) -> Simulated:
+    """The simulated form of the model at ``path``, in ``workdir``.
+
+    Args:
+        path: The model; it is not changed.
+        feeds: One input, for the sizes of its values.
+        workdir: Folder of the result.
+        counts: Whether saturated pairs are counted, which costs time.
+
+    Raises:
+        ModelError: It cannot be loaded, or not be converted to an opset that can say this.
+    """
+    stem = f"{path.stem}-without-vnni"
+    raised, optimized = workdir / f"{stem}-raised.onnx", workdir / f"{stem}-optimized.onnx"
+    save(raise_opset(load(path), OPSET), raised)
+    write_optimized(raised, optimized)
+    model = load(optimized)
+    layers, notes = find_layers(model)
+    sizes = _positions(model, layers, feeds, workdir)
+    main = {layer for layer in layers if layer.node.graph is model.graph}
+    writer = Rewriter(Editor(model), counts)
+    traced: list[Traced] = []
+    for layer in layers:
+        if len(layer.pairs.first):
+            exact, added, counted = writer.replace(layer, sizes.get(layer.weight, POSITIONS))
+            traced += [Traced(layer, exact, added, counted)] if layer in main else []
+    result = workdir / f"{stem}.onnx"
+    save(model, result)
+    return Simulated(result, layers, tuple(traced), notes)
+
+
+def _positions(model: Model, layers: Sequence[Layer], feeds: Feeds, workdir: Path) -> dict[str, int]:
+    """Name of a weight -> rows of the product that it takes part in, for one call; layers of the main graph."""
+    named = {
+        layer.node.outputs[0].name or "": layer
+        for layer in layers
+        if len(layer.pairs.first) and layer.node.graph is model.graph
+    }
+    found: dict[str, int] = {}
+    for values in tap(model, list(named), lambda: [feeds], Target(), workdir):
+        found |= {named[n].weight: prod(v.shape) // named[n].channels for n, v in values.items()}
+    return found
