@@ -1,4 +1,4 @@
-"""The graph that ONNX Runtime makes of a model for the CPU: which nodes became one integer kernel, with which weights."""
+"""The graph that ONNX Runtime makes of a model for the CPU: which nodes became one integer kernel."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ SLOTS: Mapping[str, Slots] = {
     "MatMulInteger": Slots(0, 1, None, None, 2, 3),
     "DynamicQuantizeMatMul": Slots(0, 1, None, 2, None, 3, bias=4),
 }
+NONE = Pairs(np.empty(0, int), np.empty(0, int), np.empty((2, 0), np.int32), 0)
 UNKNOWN = frozenset({"QAttention", "DynamicQuantizeLSTM", "QOrderedMatMul"})
 """Operators that multiply U8 by S8 inside and are not simulated."""
 
@@ -79,7 +80,7 @@ class Layer:
 
     def given(self, role: str) -> ir.Value | None:
         """The input of this role, a field of ``Slots``."""
-        index = getattr(SLOTS[self.node.op_type], role)
+        index: int | None = getattr(SLOTS[self.node.op_type], role)
         return self.node.inputs[index] if index is not None and index < len(self.node.inputs) else None
 
     def number(self, role: str) -> Array | None:
@@ -122,7 +123,7 @@ def _layer(node: ir.Node) -> Iterator[Layer | str]:
         if node.op_type != "QLinearConv" and array.ndim != 2:
             yield f"its weight has {array.ndim} dimensions"
             return
-        layer = Layer(node, weight.name or "", np.array(array), groups, Pairs(*(np.empty(0, int),) * 3, 0))
+        layer = Layer(node, weight.name or "", np.array(array), groups, NONE)
     pairs = risky(as_matrix(layer.codes, layer.weight_axis))
     reason = _unknown_form(layer) if len(pairs.first) else None
     yield reason or Layer(node, layer.weight, layer.codes, groups, pairs)

@@ -9,6 +9,8 @@ in float32, halves to even.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -17,37 +19,48 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, graph_of, remove_node
 from onnxopt.core.tensors import Array
-from onnxopt.passes.constants import int_attribute
 from onnxopt.quantization.portability.layers import Layer
 from onnxopt.quantization.portability.pairs import HIGHEST, LOWEST
 
-__all__ = ["Rewriter"]
+__all__ = ["Figures", "Rewriter"]
 
 BLOCK = 4 << 20
 """Products that are held at once, by estimate, in numbers of 4 bytes."""
 LAST = np.iinfo(np.int64).max
+INTEGER_SUMS = frozenset({"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+"""Operators that give their sums, or these rescaled with a scale that may be known only at run time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """Scalars of the saturating form of a layer, of one call.
+
+    Attributes:
+        saturated: Number of pairs that saturate, int64.
+        sums: Number of sums, int64.
+        signal: Sum of the squares of the exact results, float32.
+        noise: Sum of the squares of what saturation changes in them, float32.
+    """
+
+    saturated: ir.Value
+    sums: ir.Value
+    signal: ir.Value
+    noise: ir.Value
 
 
 class Rewriter:
-    """Replaces layers of one model by their saturating form.
+    """Replaces layers of one model by their saturating form."""
 
-    Args:
-        edit: Edits the model.
-        counts: Whether saturated pairs are counted.
-    """
+    def __init__(self, edit: Editor) -> None:
+        self.edit = edit
 
-    def __init__(self, edit: Editor, counts: bool) -> None:
-        self.edit, self.counts = edit, counts
-
-    def replace(self, layer: Layer, positions: int) -> tuple[str, str, tuple[str, ...]]:
+    def replace(self, layer: Layer, positions: int, *, figures: bool = False) -> Figures | None:
         """Puts the saturating form in the place of ``layer``.
 
         Args:
             layer: The layer, with pairs at risk.
             positions: Rows of its product in one call, by estimate.
-
-        Returns:
-            Names of the exact sums, of what saturation adds, and of the counts.
+            figures: Whether the model is to tell what saturation does; the figures are returned then.
         """
         node = layer.node
         place = _Place(self.edit, node)
@@ -55,41 +68,16 @@ class Rewriter:
         if node.op_type == "DynamicQuantizeMatMul":
             data, scale, zero = place.all("DynamicQuantizeLinear", [data], 3)
         exact = _exact(place, layer, data, zero)
-        added, counts = self._added(place, layer, _columns(place, layer, data), max(positions, 1))
+        added, lost = _added(place, layer, _columns(place, layer, data), max(1, BLOCK // max(positions, 1)))
         added = place.one("Reshape", [added, place.one("Shape", [exact])])
-        result = _rescaled(place, layer, place.one("Add", [exact, added]), scale)
+        sums = place.one("Add", [exact, added])
+        real = _real(place, layer, sums, scale)
+        result = sums if node.op_type == "MatMulInteger" else _finished(place, layer, real)
+        found = _figures(place, lost, exact, _real(place, layer, exact, scale), real) if figures else None
         result.type, result.shape = node.outputs[0].type, node.outputs[0].shape
         self.edit.replace_value(node.outputs[0], result)
         remove_node(node)
-        return exact.name or "", added.name or "", counts
-
-    def _added(self, place: _Place, layer: Layer, columns: ir.Value, rows: int) -> tuple[ir.Value, tuple[str, ...]]:
-        """What saturation adds, (batch, channels, positions) int32, and the names of the counts."""
-        parts: list[ir.Value] = []
-        counts: list[str] = []
-        place_of = np.full(layer.channels, -1)
-        listed = 0
-        limits = [place.constant("limit", np.array(x, np.int32)) for x in (LOWEST, HIGHEST)]
-        for channels, columns_of, weights in _blocks(layer, max(1, BLOCK // rows)):
-            products = [
-                place.one("Mul", [_gathered(place, columns, where), place.constant("weights", w.reshape(1, -1, 1))])
-                for where, w in zip(columns_of, weights, strict=True)
-            ]
-            sums = place.one("Add", products)
-            lost = place.one("Sub", [place.one("Clip", [sums, *limits]), sums])
-            if self.counts:
-                seen = place.one("Abs", [place.one("Sign", [lost])])
-                counts.append(place.one("ReduceSum", [seen], {"keepdims": 0}).name or "")
-            size = np.array([0, len(channels), columns_of.shape[-1], -1])
-            split = place.one("Reshape", [lost, place.constant("size", size)])
-            parts.append(place.one("ReduceSum", [split, place.constant("axis", np.array([2]))], {"keepdims": 0}))
-            place_of[channels] = np.arange(listed, listed + len(channels))
-            listed += len(channels)
-        # One more row, of zeros, for the channels without a pair at risk.
-        more = place.constant("pads", np.array([0, 0, 0, 0, 1, 0]))
-        padded = place.one("Pad", [place.one("Concat", parts, {"axis": 1}), more])
-        order = place.constant("order", np.where(place_of < 0, listed, place_of))
-        return place.one("Gather", [padded, order], {"axis": 1}), tuple(counts)
+        return found
 
 
 class _Place:
@@ -165,6 +153,33 @@ def _columns(place: _Place, layer: Layer, data: ir.Value | None) -> ir.Value:
     return views[0] if len(views) == 1 else place.one("Concat", views, {"axis": 1})
 
 
+def _added(place: _Place, layer: Layer, columns: ir.Value, most: int) -> tuple[ir.Value, list[ir.Value]]:
+    """What saturation adds, (batch, channels, positions) int32, and the same for each pair, in blocks of ``most``."""
+    sums: list[ir.Value] = []
+    losses: list[ir.Value] = []
+    place_of = np.full(layer.channels, -1)
+    listed = 0
+    limits = [place.constant("limit", np.array(x, np.int32)) for x in (LOWEST, HIGHEST)]
+    for channels, columns_of, weights in _blocks(layer, most):
+        products = [
+            place.one("Mul", [_gathered(place, columns, where), place.constant("weights", w.reshape(1, -1, 1))])
+            for where, w in zip(columns_of, weights, strict=True)
+        ]
+        pair = place.one("Add", products)
+        lost = place.one("Sub", [place.one("Clip", [pair, *limits]), pair])
+        size = place.constant("size", np.array([0, len(channels), columns_of.shape[-1], -1]))
+        split = place.one("Reshape", [lost, size])
+        sums.append(place.one("ReduceSum", [split, place.constant("axis", np.array([2]))], {"keepdims": 0}))
+        losses.append(lost)
+        place_of[channels] = np.arange(listed, listed + len(channels))
+        listed += len(channels)
+    # One more row, of zeros, for the channels without a pair at risk.
+    more = place.constant("pads", np.array([0, 0, 0, 0, 1, 0]))
+    padded = place.one("Pad", [place.one("Concat", sums, {"axis": 1}), more])
+    order = place.constant("order", np.where(place_of < 0, listed, place_of))
+    return place.one("Gather", [padded, order], {"axis": 1}), losses
+
+
 def _gathered(place: _Place, columns: ir.Value, where: Array) -> ir.Value:
     codes = place.one("Gather", [columns, place.constant("columns", where.reshape(-1))], {"axis": 1})
     return place.one("Cast", [codes], {"to": ir.DataType.INT32.value})
@@ -204,30 +219,53 @@ def _column(layer: Layer, rows: Array, channel: int) -> Array:
     return position * inputs * layer.groups + group * inputs + within
 
 
-def _rescaled(place: _Place, layer: Layer, sums: ir.Value, data_scale: ir.Value | None) -> ir.Value:
-    """The output of the layer: its sums, or those rescaled to floats or codes."""
-    if layer.node.op_type == "MatMulInteger":
-        return sums
-    if layer.node.op_type in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul"):
-        scale = place.one("Mul", [data_scale, layer.given("weight_scale")])
-        result = place.one("Mul", [place.one("Cast", [sums], {"to": ir.DataType.FLOAT.value}), scale])
-        bias = layer.given("bias")
-        return result if bias is None else place.one("Add", [result, bias])
-    column = (1, -1, *(1,) * (layer.codes.ndim - 2)) if layer.is_conv else (-1,)
+def _real(place: _Place, layer: Layer, sums: ir.Value, data_scale: ir.Value | None) -> ir.Value:
+    """The sums in float32 as the kernel rescales them; an integer bias is added first."""
+    if layer.node.op_type in INTEGER_SUMS:
+        real = place.one("Cast", [sums], {"to": ir.DataType.FLOAT.value})
+        if layer.node.op_type == "MatMulInteger":
+            return real
+        return place.one("Mul", [real, place.one("Mul", [data_scale, layer.given("weight_scale")])])
+    column = (1, -1, *(1,) * (layer.codes.ndim - 2))
     bias = layer.number("bias")
     if bias is not None:
         sums = place.one("Add", [sums, place.constant("bias", bias.reshape(column) if layer.is_conv else bias)])
     scale = _scale(layer)
-    factor = place.constant("scale", scale.reshape(column) if scale.size > 1 else scale.reshape(()))
-    real = place.one("Mul", [place.one("Cast", [sums], {"to": ir.DataType.FLOAT.value}), factor])
+    if scale.size == 1:
+        scale = scale.reshape(())
+    factor = place.constant("scale", scale.reshape(column) if layer.is_conv and scale.size > 1 else scale)
+    return place.one("Mul", [place.one("Cast", [sums], {"to": ir.DataType.FLOAT.value}), factor])
+
+
+def _finished(place: _Place, layer: Layer, real: ir.Value) -> ir.Value:
+    """The output of the layer: ``real`` with its bias, or rounded to codes."""
+    if layer.node.op_type in INTEGER_SUMS:
+        bias = layer.given("bias")
+        return real if bias is None else place.one("Add", [real, bias])
     zero = layer.number("output_zero")
     if layer.number("output_scale") is None or zero is None:
         return real
-    limits, offset = np.iinfo(zero.dtype), np.float32(zero.reshape(()))
-    low, high = (place.constant("bound", np.float32(x) - offset) for x in (limits.min, limits.max))
+    limits, offset = np.iinfo(zero.dtype), np.asarray(zero, np.float32).reshape(())
+    low, high = (place.constant("bound", np.asarray(x - offset, np.float32)) for x in (limits.min, limits.max))
     rounded = place.one("Round", [place.one("Clip", [real, low, high])])
     shifted = place.one("Add", [rounded, place.constant("offset", offset)])
     return place.one("Cast", [shifted], {"to": ir.DataType.from_numpy(zero.dtype).value})
+
+
+def _figures(place: _Place, lost: Sequence[ir.Value], exact: ir.Value, real: ir.Value, changed: ir.Value) -> Figures:
+    """What saturation does: ``lost`` of each pair, ``changed`` in place of ``real``."""
+    counts: list[ir.Value] = []
+    for part in lost:
+        seen = place.one("ReduceSum", [place.one("Abs", [place.one("Sign", [part])])], {"keepdims": 0})
+        counts.append(place.one("Cast", [seen], {"to": ir.DataType.INT64.value}))
+    saturated = reduce(lambda a, b: place.one("Add", [a, b]), counts)
+    difference = place.one("Sub", [changed, real])
+    squares = [place.one("ReduceSumSquare", [value], {"keepdims": 0}) for value in (real, difference)]
+    found = Figures(saturated, place.one("Size", [exact]), *squares)
+    for value in (found.saturated, found.sums, found.signal, found.noise):
+        kind = ir.DataType.INT64 if value in (found.saturated, found.sums) else ir.DataType.FLOAT
+        value.type, value.shape = ir.TensorType(kind), ir.Shape([])
+    return found
 
 
 def _scale(layer: Layer) -> Array:

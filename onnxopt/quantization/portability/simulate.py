@@ -7,7 +7,7 @@ layer's own rescaling. Pairs at risk are few, so this costs little more than the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,29 +24,12 @@ from onnxopt.run.session import Feeds
 from onnxopt.run.tap import tap
 from onnxopt.run.target import Target
 
-__all__ = ["Simulated", "Traced", "simulate"]
+__all__ = ["Simulated", "simulate"]
 
 OPSET = 13
 """The first opset in which the sums are written as below."""
 POSITIONS = 4096
 """Output positions of a layer whose shape is not known."""
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """Values of the simulated model that tell what saturation did to one layer.
-
-    Attributes:
-        layer: The layer.
-        exact: Name of the exact sums, int32.
-        added: Name of what saturation adds to them.
-        counts: Names of the numbers of saturated pairs, to be added up; empty unless asked for.
-    """
-
-    layer: Layer
-    exact: str
-    added: str
-    counts: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +39,25 @@ class Simulated:
     Attributes:
         path: Its file.
         layers: All layers of U8 with S8, at risk or not.
-        traced: Those at risk, in the main graph.
+        figures: Names of the outputs that tell what saturation does: layer -> those of ``Figures``; empty unless asked
+            for, and without layers in nested graphs.
         notes: Layers that are not simulated, with the reason.
     """
 
     path: Path
     layers: tuple[Layer, ...]
-    traced: tuple[Traced, ...]
+    figures: Mapping[Layer, tuple[str, ...]]
     notes: tuple[Note, ...]
 
 
-def simulate(path: Path, feeds: Feeds, workdir: Path, *, counts: bool = False) -> Simulated:
+def simulate(path: Path, feeds: Feeds, workdir: Path, *, figures: bool = False) -> Simulated:
     """The simulated form of the model at ``path``, in ``workdir``.
 
     Args:
         path: The model; it is not changed.
         feeds: One input, for the sizes of its values.
         workdir: Folder of the result.
-        counts: Whether saturated pairs are counted, which costs time.
+        figures: Whether the result has more outputs, that tell what saturation does.
 
     Raises:
         ModelError: It cannot be loaded, or not be converted to an opset that can say this.
@@ -86,15 +70,18 @@ def simulate(path: Path, feeds: Feeds, workdir: Path, *, counts: bool = False) -
     layers, notes = find_layers(model)
     sizes = _positions(model, layers, feeds, workdir)
     main = {layer for layer in layers if layer.node.graph is model.graph}
-    writer = Rewriter(Editor(model), counts)
-    traced: list[Traced] = []
+    rewriter = Rewriter(Editor(model))
+    names: dict[Layer, tuple[str, ...]] = {}
     for layer in layers:
         if len(layer.pairs.first):
-            exact, added, counted = writer.replace(layer, sizes.get(layer.weight, POSITIONS))
-            traced += [Traced(layer, exact, added, counted)] if layer in main else []
-    result = workdir / f"{stem}.onnx"
+            found = rewriter.replace(layer, sizes.get(layer.weight, POSITIONS), figures=figures and layer in main)
+            if found is not None:
+                values = (found.saturated, found.sums, found.signal, found.noise)
+                model.graph.outputs.extend(values)
+                names[layer] = tuple(value.name or "" for value in values)
+    result = workdir / f"{stem}{'-figures' if figures else ''}.onnx"
     save(model, result)
-    return Simulated(result, layers, tuple(traced), notes)
+    return Simulated(result, layers, names, notes)
 
 
 def _positions(model: Model, layers: Sequence[Layer], feeds: Feeds, workdir: Path) -> dict[str, int]:
