@@ -35,6 +35,14 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
+@click.option(
+    "--target",
+    "place",
+    default="host",
+    show_default=True,
+    metavar="NAME",
+    help="Where the file is to run: host, vnni, avx2, arm, cuda, tensorrt, openvino.",
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options
@@ -48,6 +56,7 @@ def command(
     workers: int,
     eval_data: str | None,
     max_drop: float,
+    place: str,
     exclude: tuple[str, ...],
     metric: str | None,
     output_name: str | None,
@@ -73,6 +82,7 @@ def command(
         metric=metric,
         output_name=output_name,
         target=target(shared),
+        place=place,
         keep_failing=keep_failing,
         accept_inconclusive=inconclusive == "pass",
         progress=progress(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from onnxopt.commands.common import (
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
+from onnxopt.commands.saturation import accuracies, repair_data, repair_table
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
@@ -36,6 +38,8 @@ from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.auto import Attempts, Mode, Search
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.portability.deployment import HOST, Deployment, deployment
+from onnxopt.quantization.portability.repair import Repaired
 from onnxopt.quantization.search import Candidate, best
 from onnxopt.quantization.select import excluded, matching
 from onnxopt.quantization.static import StaticQuantize
@@ -60,6 +64,7 @@ def quantize(
     metric: str | None = None,
     output_name: str | None = None,
     target: Target | None = None,
+    place: str = HOST,
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
     workers: int = 1,
@@ -79,17 +84,19 @@ def quantize(
         exclude: Patterns of node names, or op types, that stay float.
         metric: Name of the metric; default: the one that fits outputs and labels.
         output_name: Name of the output that the metric judges.
-        target: Where the model is to run.
+        target: Where the model is run here.
+        place: Name of the target that the file is for; ``"host"``: this machine. The speed on another one is not known.
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
         workers: Processes that share calibration.
         progress: Told of each step.
 
     Raises:
-        UsageError: An exclusion pattern matches no node, or the output is the input.
+        UsageError: An exclusion pattern matches no node, the target is unknown, or the output is the input.
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
+    where = deployment(place, target)
     if mode == "static" and source.path is None:
         raise DataError(
             "static quantization needs data to calibrate on",
@@ -101,6 +108,12 @@ def quantize(
             "dynamic quantization finds its ranges at run time and calibrates nothing",
             where=f"--mode dynamic --calibrator {calibrator}",
             fix="leave --calibrator out, or use --mode static",
+        )
+    if mode == "dynamic" and not where.dynamic:
+        raise UsageError(
+            f"the target {where.name!r} has no kernels for ranges that are found at run time",
+            where=f"--mode dynamic --target {where.name}",
+            fix="use --mode static with --data",
         )
     model = open_model(path, target)
     require_float(model, str(path))
@@ -125,11 +138,13 @@ def quantize(
             held_back=held_back,
             feeds=feeds,
             ctx=ctx,
+            place=where,
         ).run()
         candidates, fixes = attempts.candidates, attempts.fixes
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
+                **({} if place == HOST else {"target": where.name}),
                 "max_drop": max_drop,
                 # Not what the clock said, which is not the same every time.
                 "within_budget": chosen.comparison.is_within(max_drop),
@@ -145,7 +160,10 @@ def quantize(
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
-        report = _report(path, attempts, chosen, held_back, calibration)
+        report = _report(path, attempts, chosen, held_back, calibration, where)
+        shown = chosen or next((c for c in candidates if c.outcome == "undecided"), None)
+        if shown is not None and shown.repaired is not None:
+            report = _with_repairs(report, shown, shown.repaired, scorer)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 
@@ -167,7 +185,12 @@ def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, kee
 
 
 def _report(
-    path: Path, attempts: Attempts, chosen: Candidate | None, held_back: Dataset, calibration: Dataset
+    path: Path,
+    attempts: Attempts,
+    chosen: Candidate | None,
+    held_back: Dataset,
+    calibration: Dataset,
+    where: Deployment,
 ) -> Report:
     candidates, tried = attempts.candidates, attempts.calibrators
     judged = {c.name: c.latency for c in candidates if c.latency is not None}
@@ -183,8 +206,9 @@ def _report(
         tables.append(latency_table(judged, "Against the input, interleaved in fresh processes"))
     return Report(
         "quantize",
-        _verdict(candidates, chosen),
+        _verdict(candidates, chosen, where),
         {
+            "target": {"name": where.name, "speed_measured": where.is_here},
             "candidates": [
                 {
                     "name": c.name,
@@ -208,17 +232,36 @@ def _report(
     )
 
 
+def _with_repairs(report: Report, shown: Candidate, repaired: Repaired, scorer: Scorer) -> Report:
+    """The report with what becomes of a candidate on CPUs without VNNI."""
+    if shown.comparison is None:
+        return report
+    judged = {"without VNNI": shown.comparison}
+    if repaired.is_changed:
+        judged = {"without VNNI, before the repair": scorer.compare(repaired.before.path), **judged}
+    return replace(
+        report,
+        data={**report.data, "saturation": repair_data(repaired, judged)},
+        tables=(*report.tables, repair_table(repaired), accuracies(judged, "Simulated on AVX2")),
+    )
+
+
 def _row(candidate: Candidate) -> tuple[str, int, str, str]:
     return candidate.name, candidate.changes, candidate.outcome, candidate.reason
 
 
-def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None) -> Verdict:
+def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None, where: Deployment) -> Verdict:
     if chosen is not None and chosen.outcome == "faster":
         return Verdict(Status.PASS, f"{chosen.name}: {chosen.reason}")
     reasons = "; ".join(f"{c.name}: {c.outcome}, {c.reason}" for c in candidates)
     if all(c.outcome == "unchanged" for c in candidates):
         return Verdict(Status.UNCHANGED, f"nothing to quantize: {reasons}")
-    if any(c.outcome == "undecided" for c in candidates):
+    undecided = [c for c in candidates if c.outcome == "undecided"]
+    if undecided and not where.is_here:
+        first = undecided[0]
+        hint = "" if chosen is not None else "; --inconclusive pass writes it"
+        return Verdict(Status.INCONCLUSIVE, f"{first.name}: {first.reason}{hint}")
+    if undecided:
         return Verdict(Status.INCONCLUSIVE, f"too noisy to say that INT8 is faster: {reasons}")
     return Verdict(Status.FAIL, f"no INT8 form is faster and within the budget, the input model is best: {reasons}")
 

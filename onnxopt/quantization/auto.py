@@ -15,6 +15,7 @@ from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
 from onnxopt.quantization.fixes import Fixes, choose_fixes
 from onnxopt.quantization.gains import where_it_gains
+from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import stems
@@ -61,6 +62,7 @@ class Search:
         held_back: These samples.
         feeds: Inputs to verify and to measure on.
         ctx: Calibration data, target, folder.
+        place: Where the model is to run.
     """
 
     model: Model
@@ -73,6 +75,7 @@ class Search:
     held_back: Dataset
     feeds: Sequence[Feeds]
     ctx: Context
+    place: Deployment
 
     def run(self) -> Attempts:
         """All attempts: static, static where it gains, static with a float stem, dynamic, sensitive layers in float."""
@@ -80,7 +83,7 @@ class Search:
         fixes, tried = Fixes(self.model), dict[Calibrator, float]()
         has_data = self.ctx.data is not None and not self.ctx.data.synthetic
         if self.mode == "static" or (self.mode == "auto" and has_data):
-            static = StaticQuantize(self.exclude)
+            static = StaticQuantize(self.exclude, scheme=self.place.scheme)
             if self.mode == "auto" and self.ctx.data is not None:
                 judged = self.scorer.output if self.scorer.is_chosen else None
                 fixes = choose_fixes(self.model, replace(static, float_stem=True), self.ctx.data, judged, self.ctx)
@@ -92,19 +95,22 @@ class Search:
             else:
                 static = replace(static, calibrator=self.calibrator)
             candidates += self._static(static, fixes.model)
-        if self.mode != "static":
+        known = self.place.is_here or all(c.outcome != "undecided" for c in candidates)
+        if self.mode == "dynamic" or (self.mode == "auto" and self.place.dynamic and known):
             candidates.append(self._dynamic(best(candidates)))
         if self.mode == "auto":
             candidates += self._within_budget(candidates, fixes.model)
         return Attempts(tuple(candidates), fixes, tried)
 
     def _try(self, name: str, item: Pass, model: Model) -> Candidate:
-        return try_candidate(name, item, model, self.reference, self.scorer, self.feeds, self.max_drop, self.ctx)
+        return try_candidate(
+            name, item, model, self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place
+        )
 
     def _static(self, item: StaticQuantize, model: Model) -> list[Candidate]:
         found = [self._try("static", item, model)]
         quantized = found[0].model
-        if self.mode == "auto" and quantized is not None:
+        if self.mode == "auto" and quantized is not None and self.place.is_here:
             gaining = where_it_gains(model, item, quantized, self.feeds, self.ctx)
             if gaining is not None:
                 found.append(self._try("static, where it gains", gaining, model))

@@ -21,7 +21,11 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
+from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.portability.deployment import Deployment
+from onnxopt.quantization.portability.repair import Repaired, repair
 from onnxopt.quantization.select import COMPUTE
+from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 
 __all__ = ["Candidate", "Outcome", "best", "try_candidate"]
@@ -47,6 +51,7 @@ class Candidate:
         comparison: Accuracy against the input model.
         latency: Latency against the input model.
         notes: Nodes that stay float, with the reason.
+        repaired: What becomes of it on CPUs without VNNI, where it is to run on such.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Candidate:
     comparison: Comparison | None = None
     latency: LatencyComparison | None = None
     notes: tuple[Note, ...] = ()
+    repaired: Repaired | None = None
 
 
 def try_candidate(
@@ -70,6 +76,7 @@ def try_candidate(
     feeds: Sequence[Feeds],
     max_drop: float,
     ctx: Context,
+    place: Deployment,
 ) -> Candidate:
     """Builds, checks, judges and measures one candidate, stopping at the first thing that rules it out.
 
@@ -82,6 +89,7 @@ def try_candidate(
         feeds: Inputs to verify and to measure on.
         max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
+        place: Where it is to run; where that is not here, its speed stays unknown.
     """
     path = ctx.workdir / f"{name}.onnx"
     try:
@@ -91,19 +99,25 @@ def try_candidate(
     if not result.changes:
         return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
+    repaired, judged = None, path
+    if place.saturates and isinstance(item, (StaticQuantize, DynamicQuantize)):
+        repaired = repair(item, model, result, path, feeds, ctx)
+        item, result = repaired.item, repaired.result
+        judged = path if place.is_here else repaired.after.path
 
     def conclude(outcome: Outcome, reason: str, *found: Comparison | LatencyComparison) -> Candidate:
         comparison = next((f for f in found if isinstance(f, Comparison)), None)
         latency = next((f for f in found if isinstance(f, LatencyComparison)), None)
+        notes = (*result.notes, *(repaired.notes if repaired is not None else ()))
         return Candidate(
-            name, item, result.model, path, result.changes, outcome, reason, comparison, latency, result.notes
+            name, item, result.model, path, result.changes, outcome, reason, comparison, latency, notes, repaired
         )
 
     try:
         verify(reference, path, feeds, ctx.target, exact=False)
     except VerificationError as error:
         return conclude("invalid", f"{error.what} ({error.where})")
-    comparison = scorer.compare(path)
+    comparison = scorer.compare(judged)
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
     if comparison.relative:
         drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
@@ -112,6 +126,8 @@ def try_candidate(
     lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
     if lost is not None:
         return conclude("inaccurate", f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)", comparison)
+    if not place.is_here:
+        return conclude("undecided", f"{drop}; {place.not_here}", comparison)
     latency = compare_latency(reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
     if latency.decision == "faster":

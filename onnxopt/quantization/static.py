@@ -25,6 +25,7 @@ from onnxopt.quantization.bias import correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.observers import Statistics
+from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, quantizable, stems, weight_axis
 
@@ -55,6 +56,8 @@ class StaticQuantize:
         calibrator: How the ranges of activations follow from the data.
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
+        narrow: Names of weights that get a grid on which no pair of them saturates without VNNI.
+        unsigned: Names of weights that are stored as U8, whose products never saturate.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -66,6 +69,8 @@ class StaticQuantize:
     calibrator: Calibrator = "mse"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
+    narrow: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
 
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Inserts the pairs; ``changes`` counts the nodes that run on integers.
@@ -81,12 +86,12 @@ class StaticQuantize:
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
         skip = self._skipped(model)
-        placement, found = _placed(model, skip, self.calibrator, ctx.data, ctx)
+        placement, found = _placed(model, skip, self, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
         weights = dict(_weights(placement)) if self.correct_bias else {}
-        writer = _Writer(model, self.scheme)
+        writer = _Writer(model, self)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:
@@ -99,7 +104,7 @@ class StaticQuantize:
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
         model = raise_opset(model.clone(), OPSET)
-        return tuple(label(node) for node in place(model, self._skipped(model)).nodes)
+        return tuple(label(node) for node in place(model, self._skipped(model), self.scheme.residual).nodes)
 
     def _skipped(self, model: Model) -> dict[ir.Node, str]:
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
@@ -121,15 +126,16 @@ def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
 
 
 def _placed(
-    model: Model, skip: Mapping[ir.Node, str], calibrator: Calibrator, data: Dataset, ctx: Context
+    model: Model, skip: Mapping[ir.Node, str], item: StaticQuantize, data: Dataset, ctx: Context
 ) -> tuple[Placement, Mapping[str, Statistics]]:
     """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float."""
-    if not place(model, skip).nodes:
-        return place(model, skip), {}
+    residual = item.scheme.residual
+    if not place(model, skip, residual).nodes:
+        return place(model, skip, residual), {}
     skip = dict(skip)
-    found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(calibrator))
+    found = statistics(model, quantizable(model), data, ctx, histograms=needs_histogram(item.calibrator))
     while True:
-        placement = place(model, skip)
+        placement = place(model, skip, residual)
         bad = [v for v, source in placement.grid_of.items() if not found[source.name or ""].range.finite]
         if not bad:
             return placement, found
@@ -152,9 +158,10 @@ def _touching(value: ir.Value) -> Iterator[ir.Node]:
 class _Writer:
     """Writes Q/DQ pairs into one model; remembers the weights already written, so that shared ones stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme) -> None:
+    def __init__(self, model: Model, item: StaticQuantize) -> None:
         self.graph = model.graph
-        self.scheme = scheme
+        self.scheme = item.scheme
+        self.narrow, self.unsigned = frozenset(item.narrow), frozenset(item.unsigned)
         self.edit = Editor(model)
         self.weights: dict[tuple[ir.Value, int], tuple[ir.Value, Array]] = {}
 
@@ -165,14 +172,15 @@ class _Writer:
         if data is None or weight is None:
             raise ValueError(f"{node.name!r} has no data or weight")
         data_scale = float(grids[data][0])
-        values = None if (tensor := constant(bias)) is None else np.asarray(read(tensor), np.float64).reshape(-1)
+        tensor = None if self.scheme.float_bias else constant(bias)
+        values = None if tensor is None else np.asarray(read(tensor), np.float64).reshape(-1)
         dequantized, scale = self._weight(node, weight, data_scale, values)
         node.replace_input_with(1, dequantized)
         if bias is not None and values is not None:
             bias_scale = (scale.astype(np.float64) * data_scale).astype(np.float32)
             codes = np.rint(values / bias_scale).astype(np.int32)
             node.replace_input_with(2, self._dequantize_constant(bias, codes, bias_scale, 0, before=node))
-        clear_unused([weight, bias])
+        clear_unused([weight] if values is None else [weight, bias])
 
     def quantize_for(self, value: ir.Value, readers: tuple[ir.Node, ...], grid: GridPoint) -> None:
         """Lets the integer ``readers`` of a float ``value`` read a quantized form of it."""
@@ -202,6 +210,8 @@ class _Writer:
         axis = weight_axis(node)
         with borrow(tensor) as array:
             scale = weight_scale(array, PerAxis(axis), self.scheme.weights)
+            if weight.name in self.narrow:
+                scale = narrow_scale(array, axis, scale)
             # A channel of zeros may have any scale; a bias must fit int32 at `data_scale * scale`.
             needed = np.full(scale.shape, SMALLEST_PRODUCT / data_scale)
             if bias is not None:
@@ -211,6 +221,7 @@ class _Writer:
             if known is not None and np.array_equal(known[1], scale):
                 return known
             codes = quantize_array(array, scale, 0, PerAxis(axis), self.scheme.weights)
+            codes = as_unsigned(codes) if weight.name in self.unsigned else codes
         written = self._dequantize_constant(weight, codes, scale, axis, before=node), scale
         self.weights[weight, axis] = written
         return written
@@ -219,10 +230,11 @@ class _Writer:
         self, source: ir.Value, codes: Array, scale: Array, axis: int, *, before: ir.Node
     ) -> ir.Value:
         name = source.name or "weight"
+        zero = ZERO if codes.dtype == np.uint8 else 0
         inputs = [
             self.edit.add_constant(f"{name}_quantized", codes, before=before),
             self.edit.add_constant(f"{name}_scale", scale, before=before),
-            self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=before),
+            self.edit.add_constant(f"{name}_zero_point", np.full(scale.shape, zero, codes.dtype), before=before),
         ]
         return self.edit.insert(
             "DequantizeLinear",

@@ -70,30 +70,30 @@ class Audit:
         return tuple(risk for risk in self.risks if risk.happens)
 
 
-def audit(path: Path, feeds: Iterable[Feeds], ctx: Context) -> Audit:
+def audit(path: Path, feeds: Iterable[Feeds], ctx: Context, *, name: str | None = None) -> Audit:
     """What becomes of the model at ``path`` on an x86 CPU without VNNI.
 
     Args:
         path: The model; it is not changed.
         feeds: Samples; the first ``SAMPLES`` are used.
         ctx: Folder and progress.
+        name: Stem of the files that are written; default: that of the model.
 
     Raises:
         ModelError: The model cannot be loaded.
         DataError: It does not run on a sample, or there is none.
     """
     samples = list(islice(feeds, SAMPLES))
-    plain = simulate(path, samples[0], ctx.workdir)
-    counted = simulate(path, samples[0], ctx.workdir, figures=True)
+    counted = simulate(path, samples[0], ctx.workdir, name=name)
     sums = {layer: np.zeros(4) for layer in counted.figures}
     if counted.figures:
-        session = open_session(counted.path, Target(threads=ctx.target.threads))
-        names = [name for group in counted.figures.values() for name in group]
+        session = open_session(counted.figures_path, Target(threads=ctx.target.threads))
+        names = [value for group in counted.figures.values() for value in group]
         with ctx.progress.task("looking for saturation", len(samples)) as advance:
             for sample in samples:
                 found = session.run(sample, names)
                 for layer, group in counted.figures.items():
-                    sums[layer] += [float(found[name]) for name in group]
+                    sums[layer] += [float(found[value]) for value in group]
                 advance(1)
     risks: list[Risk] = []
     for layer in counted.layers:
@@ -106,4 +106,4 @@ def audit(path: Path, feeds: Iterable[Feeds], ctx: Context) -> Audit:
             sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
         possible = len(layer.pairs.first) / layer.pairs.total
         risks.append(Risk(layer.weight, layer.node.op_type, possible, share, sqnr_db))
-    return Audit(plain.path, len(counted.layers), tuple(risks), len(samples), counted.notes)
+    return Audit(counted.path, len(counted.layers), tuple(risks), len(samples), counted.notes)

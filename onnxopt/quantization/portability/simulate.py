@@ -39,49 +39,52 @@ class Simulated:
     Attributes:
         path: Its file.
         layers: All layers of U8 with S8, at risk or not.
-        figures: Names of the outputs that tell what saturation does: layer -> those of ``Figures``; empty unless asked
-            for, and without layers in nested graphs.
+        figures_path: The same with more outputs, that tell what saturation does.
+        figures: Names of these outputs: layer -> those of ``Figures``; without layers in nested graphs.
         notes: Layers that are not simulated, with the reason.
     """
 
     path: Path
     layers: tuple[Layer, ...]
+    figures_path: Path
     figures: Mapping[Layer, tuple[str, ...]]
     notes: tuple[Note, ...]
 
 
-def simulate(path: Path, feeds: Feeds, workdir: Path, *, figures: bool = False) -> Simulated:
+def simulate(path: Path, feeds: Feeds, workdir: Path, *, name: str | None = None) -> Simulated:
     """The simulated form of the model at ``path``, in ``workdir``.
 
     Args:
         path: The model; it is not changed.
         feeds: One input, for the sizes of its values.
         workdir: Folder of the result.
-        figures: Whether the result has more outputs, that tell what saturation does.
+        name: Stem of the files that are written; default: that of the model.
 
     Raises:
         ModelError: It cannot be loaded, or not be converted to an opset that can say this.
     """
-    stem = f"{path.stem}-without-vnni"
+    stem = f"{name or path.stem}-without-vnni"
     raised, optimized = workdir / f"{stem}-raised.onnx", workdir / f"{stem}-optimized.onnx"
     save(raise_opset(load(path), OPSET), raised)
     write_optimized(raised, optimized)
     model = load(optimized)
     layers, notes = find_layers(model)
     sizes = _positions(model, layers, feeds, workdir)
+    count = len(model.graph.outputs)
     main = {layer for layer in layers if layer.node.graph is model.graph}
     rewriter = Rewriter(Editor(model))
     names: dict[Layer, tuple[str, ...]] = {}
-    for layer in layers:
-        if len(layer.pairs.first):
-            found = rewriter.replace(layer, sizes.get(layer.weight, POSITIONS), figures=figures and layer in main)
-            if found is not None:
-                values = (found.saturated, found.sums, found.signal, found.noise)
-                model.graph.outputs.extend(values)
-                names[layer] = tuple(value.name or "" for value in values)
-    result = workdir / f"{stem}{'-figures' if figures else ''}.onnx"
+    for layer in (layer for layer in layers if len(layer.pairs.first)):
+        found = rewriter.replace(layer, sizes.get(layer.weight, POSITIONS), figures=layer in main)
+        if found is not None:
+            values = (found.saturated, found.sums, found.signal, found.noise)
+            model.graph.outputs.extend(values)
+            names[layer] = tuple(value.name or "" for value in values)
+    result, figures = workdir / f"{stem}.onnx", workdir / f"{stem}-figures.onnx"
+    save(model, figures)
+    del model.graph.outputs[count:]  # ONNX Runtime drops what only led there
     save(model, result)
-    return Simulated(result, layers, names, notes)
+    return Simulated(result, layers, figures, names, notes)
 
 
 def _positions(model: Model, layers: Sequence[Layer], feeds: Feeds, workdir: Path) -> dict[str, int]:
