@@ -69,6 +69,8 @@ class Rewriter:
             data, scale, zero = place.all("DynamicQuantizeLinear", [data], 3)
         exact = _exact(place, layer, data, zero)
         added, lost = _added(place, layer, _columns(place, layer, data), max(1, BLOCK // max(positions, 1)))
+        if not layer.is_conv:
+            added = place.one("Transpose", [added], {"perm": [2, 1, 0]})
         added = place.one("Reshape", [added, place.one("Shape", [exact])])
         sums = place.one("Add", [exact, added])
         real = _real(place, layer, sums, scale)
@@ -128,9 +130,8 @@ def _exact(place: _Place, layer: Layer, data: ir.Value | None, zero: ir.Value | 
 def _columns(place: _Place, layer: Layer, data: ir.Value | None) -> ir.Value:
     """What the weights are multiplied with, (batch, columns, positions) uint8; of a Conv: kernel position, channel."""
     if not layer.is_conv:
-        return place.one(
-            "Reshape", [data, place.constant("size", np.array([-1, layer.codes.size // layer.channels, 1]))]
-        )
+        size = place.constant("size", np.array([-1, layer.codes.size // layer.channels, 1]))
+        return place.one("Transpose", [place.one("Reshape", [data, size])], {"perm": [2, 1, 0]})
     kernel = layer.codes.shape[2:]
     dims = len(kernel)
     pads, strides, dilations = (
