@@ -101,7 +101,7 @@ def audit(path: Path, feeds: Iterable[Feeds], ctx: Context, *, name: str | None 
             continue
         share, sqnr_db = None, None
         if layer in sums:
-            saturated, results, signal, noise = sums[layer]
+            saturated, results, signal, noise = (float(x) for x in sums[layer])
             share = saturated / max(results * layer.pairs.total / layer.channels, 1)
             sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
         possible = len(layer.pairs.first) / layer.pairs.total

@@ -58,6 +58,8 @@ def form_errors(
         outputs = [_energy(editor, twins[node], weight) for weight in _forms(read(tensor), weight_axis(node), grid)]
         copy.graph.outputs.extend(outputs)
         names[name] = [value.name or "" for value in outputs]
+    if not names:
+        return {}
     path = ctx.workdir / "form-errors.onnx"
     save(copy, path)
     session = open_session(path, ctx.target)

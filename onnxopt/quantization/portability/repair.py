@@ -1,7 +1,8 @@
 """A quantized model that stays right on x86 CPUs without VNNI: only the layers that saturation harms are changed.
 
 Of the ways to store the weights of such a layer the one of least output error is taken that costs no time: as they are,
-or narrow (``weights``). Where narrow weights lose more than ``COARSE_DB`` the layer gets unsigned ones.
+or narrow (``weights``). Where narrow weights lose more than ``COARSE_DB``, and that would be noticed beside the
+rounding of the activations, the layer gets unsigned ones, which are exact and take longer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ __all__ = ["Repair", "Repaired", "repair"]
 ROUNDS = 3
 """A repaired layer changes what later ones read, so that the search is repeated, at most so many times."""
 COARSE_DB = 6.0
-"""Narrow weights that lose more than this, about one bit, are not worth their speed."""
+"""Narrow weights that lose more than this, about one bit, are not worth their speed ..."""
+GOOD_DB = 40.0
+"""... unless they are as good as this, which activations of 8 bits hardly reach."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def _form(risk: Risk, error: FormError | None) -> str:
         return "narrow"
     if _together(error.exact_db, risk.sqnr_db) >= error.narrow_db:
         return "kept"
-    return "narrow" if error.exact_db - error.narrow_db <= COARSE_DB else "unsigned"
+    is_fine = error.narrow_db >= GOOD_DB or error.exact_db - error.narrow_db <= COARSE_DB
+    return "narrow" if is_fine else "unsigned"
 
 
 def _together(first_db: float, second_db: float) -> float:
