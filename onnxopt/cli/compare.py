@@ -27,11 +27,13 @@ __all__ = ["command"]
 @data_options
 @target_options
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Exit 1 when the metric drops by more.")
+@click.option("--isa", metavar="NAME", help="avx2: judge CANDIDATE as an x86 CPU without VNNI runs it.")
 @json_option
 def command(
     reference: Path,
     candidate: Path,
     max_drop: float | None,
+    isa: str | None,
     metric: str | None,
     output_name: str | None,
     **shared: object,
@@ -48,6 +50,7 @@ def command(
             output=output_name,
             max_drop=max_drop,
             target=target(shared),
+            isa=isa,
             progress=progress(),
         )
     )

@@ -47,6 +47,14 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--max-evals", type=click.IntRange(min=1), default=40, show_default=True, help="Evaluations to spend.")
 @click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Try nothing further after this.")
 @click.option("--requantize", is_flag=True, help="Quantize what is left in float of a model quantized in part.")
+@click.option(
+    "--target",
+    "place",
+    default="host",
+    show_default=True,
+    metavar="NAME",
+    help="Where the file is to run: host, vnni, avx2, arm, cuda, tensorrt, openvino.",
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
 @data_options
 @target_options
@@ -66,6 +74,7 @@ def command(
     max_drop: float,
     max_evals: int,
     time_limit: float | None,
+    place: str,
     exclude: tuple[str, ...],
     metric: str | None,
     output_name: str | None,
@@ -100,6 +109,7 @@ def command(
         metric=metric,
         output_name=output_name,
         target=target(shared),
+        place=place,
         keep_failing=keep_failing,
         accept_inconclusive=inconclusive == "pass",
         progress=progress(),

@@ -13,12 +13,17 @@ from onnxopt.commands.common import (
     first_feeds,
     open_data,
     open_model,
+    workspace,
 )
 from onnxopt.commands.fallback import with_fallback
-from onnxopt.core.progress import Progress
+from onnxopt.commands.saturation import accuracies, audit_data, audit_notes, audit_table, check_isa
+from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Report, Status, Verdict
-from onnxopt.evaluate.compare import Comparison, compare_models
+from onnxopt.data.dataset import Dataset
+from onnxopt.evaluate.compare import Comparison, Scorer, compare_models
 from onnxopt.evaluate.drift import collapsed
+from onnxopt.passes.base import Context
+from onnxopt.quantization.portability.audit import audit
 from onnxopt.run.target import Target
 
 __all__ = ["compare"]
@@ -33,6 +38,7 @@ def compare(
     output: str | None = None,
     max_drop: float | None = None,
     target: Target | None = None,
+    isa: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Metric of both models, the drop with its one-sided 95 % bound, and the drift of each output.
@@ -45,15 +51,21 @@ def compare(
         output: Name of the output that the metric judges.
         max_drop: Budget; ``None`` only reports.
         target: Where both run.
+        isa: ``"avx2"`` judges the candidate as an x86 CPU without VNNI runs it.
         progress: Told of each sample.
 
     Raises:
         OnnxoptError: A model or the data cannot be used.
     """
     source, target = source or Source(), target or Target()
+    if isa is not None:
+        check_isa(isa, target)
     model = open_model(reference, target)
     open_model(candidate, target)
     data = open_data(source, reference, model, target)
+    if isa is not None:
+        scorer = Scorer(reference, data, target, metric=metric, output=output, seed=source.seed, progress=progress)
+        return _on_avx2(scorer, candidate, data, max_drop, target, progress)
     found = compare_models(
         reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
     )
@@ -66,6 +78,37 @@ def compare(
     )
     models = {"reference": reference, "candidate": candidate}
     return with_fallback(report, models, first_feeds(data), target)
+
+
+def _on_avx2(
+    scorer: Scorer, candidate: Path, data: Dataset, max_drop: float | None, target: Target, progress: Progress | None
+) -> Report:
+    """The report on the candidate as a CPU without VNNI runs it."""
+    with workspace() as folder:
+        ctx = Context(folder, None, target, progress=progress or SilentProgress())
+        risks = audit(candidate, (sample.feeds for sample in data), ctx)
+        simulated = scorer.compare(risks.path) if risks.risks else scorer.compare(candidate)
+        exact = scorer.compare(candidate)
+    judged = {"without VNNI": simulated, "on this machine": exact}
+    return Report(
+        command="compare",
+        verdict=_judge(simulated, max_drop, is_chosen=scorer.is_chosen),
+        data={
+            "comparison": as_json(simulated),
+            "on_this_machine": as_json(exact),
+            "saturation": audit_data(risks),
+            "samples": len(data),
+            "synthetic": data.synthetic,
+            "max_drop": max_drop,
+        },
+        tables=(
+            accuracy_table(simulated, "Accuracy, simulated on AVX2"),
+            drift_table(simulated),
+            accuracies(judged, "With and without VNNI"),
+            *([audit_table(risks)] if risks.risks else []),
+        ),
+        notes=(*audit_notes(risks), *data_notes(data)),
+    )
 
 
 def _judge(found: Comparison, max_drop: float | None, *, is_chosen: bool) -> Verdict:

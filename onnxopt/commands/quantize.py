@@ -17,7 +17,7 @@ from onnxopt.commands.common import (
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.commands.quantize_options import check_options, weight_options
-from onnxopt.commands.quantize_report import quantize_report
+from onnxopt.commands.quantize_report import quantize_report, with_repairs
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, nodes
@@ -31,6 +31,7 @@ from onnxopt.quantization.auto import Mode, Search
 from onnxopt.quantization.budget import MOST_EVALS, Budget
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.portability.deployment import HOST, deployment
 from onnxopt.quantization.search import Candidate, best
 from onnxopt.quantization.select import excluded, matching
 from onnxopt.run.session import open_session
@@ -55,6 +56,7 @@ def quantize(
     metric: str | None = None,
     output_name: str | None = None,
     target: Target | None = None,
+    place: str = HOST,
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
     workers: int = 1,
@@ -81,7 +83,8 @@ def quantize(
         exclude: Patterns of node names, or op types, that stay float.
         metric: Name of the metric; default: the one that fits outputs and labels.
         output_name: Name of the output that the metric judges.
-        target: Where the model is to run.
+        target: Where the model is run here.
+        place: Name of the target that the file is for; ``"host"``: this machine. The speed on another one is not known.
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
         workers: Processes that share calibration.
@@ -95,13 +98,14 @@ def quantize(
         progress: Told of each step.
 
     Raises:
-        UsageError: An exclusion pattern matches no node, or the output is the input.
+        UsageError: An exclusion pattern matches no node, the target is unknown, or the output is the input.
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     budget = Budget(max_evals, time_limit)
+    where = deployment(place, target)
     weights = weight_options(algorithm, bits, block_size)
-    check_options(mode, calibrator, weights, has_data=source.path is not None)
+    check_options(mode, calibrator, weights, where, has_data=source.path is not None)
     model = open_model(path, target)
     require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)
@@ -127,11 +131,13 @@ def quantize(
             ctx=ctx,
             budget=budget,
             weights=weights,
+            place=where,
         ).run()
         candidates = attempts.candidates
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
             facts: dict[str, JSON] = {
+                **({} if place == HOST else {"target": where.name}),
                 "max_drop": max_drop,
                 # Not what the clock said, which is not the same every time.
                 "within_budget": chosen.comparison.is_within(max_drop),
@@ -148,7 +154,10 @@ def quantize(
             write_settings(final, NO_SETTINGS)
             save(chosen.model, final)
             write_settings(final, chosen.settings)
-        report = quantize_report(path, final, attempts, chosen, held_back, calibration, budget)
+        report = quantize_report(path, final, attempts, chosen, held_back, calibration, budget, where)
+        shown = chosen or next((c for c in candidates if c.outcome == "undecided"), None)
+        if shown is not None and shown.repaired is not None:
+            report = with_repairs(report, shown, shown.repaired, scorer)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 

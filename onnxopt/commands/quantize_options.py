@@ -6,6 +6,7 @@ from typing import get_args
 
 from onnxopt.errors import DataError, UsageError
 from onnxopt.quantization.auto import Mode
+from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.weight_only.blocks import BLOCK_SIZES, Bits
 from onnxopt.quantization.weight_only.candidates import WeightOptions
 from onnxopt.quantization.weight_only.weights import Algorithm
@@ -21,7 +22,7 @@ WHY_NO_RANGES: dict[Mode, str] = {
 }
 
 
-def check_options(mode: Mode, calibrator: str, weights: WeightOptions, *, has_data: bool) -> None:
+def check_options(mode: Mode, calibrator: str, weights: WeightOptions, where: Deployment, *, has_data: bool) -> None:
     """Raises when options and mode do not go together.
 
     Raises:
@@ -39,6 +40,12 @@ def check_options(mode: Mode, calibrator: str, weights: WeightOptions, *, has_da
             WHY_NO_RANGES[mode],
             where=f"--mode {mode} --calibrator {calibrator}",
             fix="leave --calibrator out, or use --mode static",
+        )
+    if mode == "dynamic" and not where.dynamic:
+        raise UsageError(
+            f"the target {where.name!r} has no kernels for ranges that are found at run time",
+            where=f"--mode dynamic --target {where.name}",
+            fix="use --mode static with --data",
         )
     if mode != "weights" and weights != WeightOptions():
         raise UsageError(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from onnxopt.commands.common import accuracy_table, as_json, data_notes, drift_table, latency_table, size_table
+from onnxopt.commands.saturation import accuracies, repair_data, repair_table
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset
+from onnxopt.evaluate.compare import Scorer
 from onnxopt.quantization.auto import Attempts
 from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.portability.deployment import Deployment
+from onnxopt.quantization.portability.repair import Repaired
 from onnxopt.quantization.search import Candidate
 from onnxopt.run.settings import settings_path
 
-__all__ = ["quantize_report"]
+__all__ = ["quantize_report", "with_repairs"]
 
 
 def quantize_report(
@@ -25,6 +30,7 @@ def quantize_report(
     held_back: Dataset,
     calibration: Dataset,
     budget: Budget,
+    where: Deployment,
 ) -> Report:
     """The report of a search.
 
@@ -36,6 +42,7 @@ def quantize_report(
         held_back: Samples that judged.
         calibration: Samples that were calibrated on.
         budget: What was spent.
+        where: Where the result is to run.
     """
     candidates, tried = attempts.candidates, attempts.calibrators
     judged = {c.name: c.latency for c in candidates if c.latency is not None}
@@ -51,8 +58,9 @@ def quantize_report(
         tables.append(latency_table(judged, "Against the input, interleaved in fresh processes"))
     return Report(
         "quantize",
-        _verdict(candidates, chosen, attempts.goal),
+        _verdict(candidates, chosen, attempts.goal, where),
         {
+            "target": {"name": where.name, "speed_measured": where.is_here},
             "candidates": [
                 {
                     "name": c.name,
@@ -83,17 +91,35 @@ def quantize_report(
     )
 
 
+def with_repairs(report: Report, shown: Candidate, repaired: Repaired, scorer: Scorer) -> Report:
+    """The report with what becomes of a candidate on CPUs without VNNI."""
+    if shown.comparison is None:
+        return report
+    judged = {"without VNNI": shown.comparison}
+    if repaired.is_changed:
+        judged = {"without VNNI, before the repair": scorer.compare(repaired.before.path), **judged}
+    return replace(
+        report,
+        data={**report.data, "saturation": repair_data(repaired, judged)},
+        tables=(*report.tables, repair_table(repaired), accuracies(judged, "Simulated on AVX2")),
+    )
+
+
 def _row(candidate: Candidate) -> tuple[str, int, str, str]:
     return candidate.name, candidate.changes, candidate.outcome, candidate.reason
 
 
-def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None, goal: str) -> Verdict:
+def _verdict(candidates: Sequence[Candidate], chosen: Candidate | None, goal: str, where: Deployment) -> Verdict:
     if chosen is not None and chosen.outcome in ("faster", "smaller"):
         return Verdict(Status.PASS, f"{chosen.name}: {chosen.reason}")
     reasons = "; ".join(f"{c.name}: {c.outcome}, {c.reason}" for c in candidates)
     if all(c.outcome == "unchanged" for c in candidates):
         return Verdict(Status.UNCHANGED, f"nothing to quantize: {reasons}")
-    if any(c.outcome == "undecided" for c in candidates):
+    undecided = [c for c in candidates if c.outcome == "undecided"]
+    if undecided and not where.is_here:
+        hint = "" if chosen is not None else "; --inconclusive pass writes it"
+        return Verdict(Status.INCONCLUSIVE, f"{undecided[0].name}: {undecided[0].reason}{hint}")
+    if undecided:
         return Verdict(Status.INCONCLUSIVE, f"too noisy to say that the {goal}: {reasons}")
     return Verdict(Status.FAIL, f"no {goal} and within the budget, the input model is best: {reasons}")
 

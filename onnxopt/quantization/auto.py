@@ -20,6 +20,7 @@ from onnxopt.quantization.forms import is_quantizer, planned, with_float
 from onnxopt.quantization.gains import float_profile, gains, where_it_gains
 from onnxopt.quantization.half.convert import HalfConvert
 from onnxopt.quantization.mixed import MixedQuantize
+from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.restore import RANKED_ON, keep_within
 from onnxopt.quantization.runtime import better_settings
 from onnxopt.quantization.search import Candidate, best, not_tried, try_candidate
@@ -77,6 +78,7 @@ class Search:
         feeds: Inputs to verify and to measure on.
         ctx: Calibration data, target, folder.
         budget: What the search may spend.
+        place: Where the model is to run.
         weights: Decisions of the user for ``"weights"``.
     """
 
@@ -91,6 +93,7 @@ class Search:
     feeds: Sequence[Feeds]
     ctx: Context
     budget: Budget
+    place: Deployment
     weights: WeightOptions = field(default_factory=WeightOptions)
 
     def run(self) -> Attempts:
@@ -117,13 +120,14 @@ class Search:
             item, fixes, tried = self._prepared()
             fixed.append(fixes)
             candidates += self._static(item, fixes)
-        if self.mode != "static":
+        known = self.place.is_here or all(c.outcome != "undecided" for c in candidates)
+        if self.mode == "dynamic" or (self.mode == "auto" and self.place.dynamic and known):
             candidates += self._dynamic(candidates, fixed, has_data=has_data)
         if self.mode == "auto":
             candidates += self._within_budget(candidates)
             leader = best(candidates)
             if leader is not None and self.budget.spent() is None:
-                args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.budget
+                args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place, self.budget
                 candidates += better_settings(leader, *args)
         return Attempts(tuple(candidates), tuple(fixed), tried)
 
@@ -133,11 +137,11 @@ class Search:
         if over is not None:
             return not_tried(name, item, over, self.ctx)
         args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx
-        return try_candidate(name, item, fixes.model, *args, fixes=fixes.passes, budget=self.budget)
+        return try_candidate(name, item, fixes.model, *args, self.place, fixes=fixes.passes, budget=self.budget)
 
     def _prepared(self) -> tuple[StaticQuantize, Fixes, dict[Calibrator, float]]:
         """How the model is quantized statically: calibrator, fixes, and the error with each calibrator."""
-        static, fixes = StaticQuantize(self.exclude), Fixes(self.model)
+        static, fixes = StaticQuantize(self.exclude, scheme=self.place.scheme), Fixes(self.model)
         if self.calibrator != "auto":
             static = replace(static, calibrator=self.calibrator)
         elif self.mode == "auto":
@@ -167,7 +171,7 @@ class Search:
         found = [self._try("static", item, fixes)]
         if stems(fixes.model):
             found.append(self._try("static, float stem", replace(item, float_stem=True), fixes))
-        if self.mode != "auto" or self.budget.spent(TIME_OF_FORMS) is not None:
+        if self.mode != "auto" or not self.place.is_here or self.budget.spent(TIME_OF_FORMS) is not None:
             return found
         leader = best(found) or next((c for c in reversed(found) if c.model is not None), None)
         if leader is None or leader.model is None or not isinstance(leader.item, StaticQuantize):

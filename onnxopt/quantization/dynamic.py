@@ -24,6 +24,7 @@ from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
+from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.recurrent import RECURRENT, quantize_lstm, recurrent_reason
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
@@ -47,6 +48,8 @@ class DynamicQuantize:
         keep_float: Labels of nodes that stay float: integers take longer there, or cost accuracy.
         weight_range: Where the grids of the weights end (``affine.weight_scale``).
         scheme: The integer grids; only that of the weights is used.
+        narrow: Names of weights that get a grid on which no pair of them saturates without VNNI.
+        unsigned: Names of weights that are stored as U8, whose products never saturate.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -56,6 +59,8 @@ class DynamicQuantize:
     keep_float: tuple[str, ...] = ()
     weight_range: WeightRange = "minmax"
     scheme: QuantScheme = CPU_X86
+    narrow: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
 
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Rewrites the nodes; ``changes`` counts them.
@@ -69,7 +74,7 @@ class DynamicQuantize:
         skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
         kept = frozenset(self.keep_float)
         skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
-        writer = _Writer(model, self.scheme, self.weight_range)
+        writer = _Writer(model, self)
         changes = 0
         notes: list[Note] = []
         for graph in graphs(model):
@@ -109,10 +114,11 @@ def dynamic_reason(node: ir.Node) -> str | None:
 class _Writer:
     """Rewrites nodes of one model; remembers what it has written, so that shared inputs and weights stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme, weight_range: WeightRange) -> None:
+    def __init__(self, model: Model, item: DynamicQuantize) -> None:
         self.edit = Editor(model)
-        self.weight_range: WeightRange = weight_range
-        self.grid = scheme.weights
+        self.weight_range: WeightRange = item.weight_range
+        self.grid = item.scheme.weights
+        self.narrow, self.unsigned = frozenset(item.narrow), frozenset(item.unsigned)
         self.activations: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         self.weights: dict[tuple[ir.Value, bool, float], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
@@ -175,12 +181,15 @@ class _Writer:
         with borrow(tensor) as array:
             scale = weight_scale(array, axis, self.grid, self.weight_range)
             scale = np.where(scale > 0, scale, np.float32(1))
+            if weight.name in self.narrow:
+                scale = narrow_scale(array, axis.axis, scale)
             codes: Array = quantize_array(array, scale, 0, axis, self.grid)
-        name = weight.name or "weight"
+            codes = as_unsigned(codes) if weight.name in self.unsigned else codes
+        name, zero = weight.name or "weight", ZERO if codes.dtype == np.uint8 else 0
         written = (
             self.edit.add_constant(f"{name}_quantized", codes.T.copy() if transposed else codes, before=node),
             self.edit.add_constant(f"{name}_scale", (scale * np.float32(alpha)).astype(np.float32), before=node),
-            self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, codes.dtype), before=node),
+            self.edit.add_constant(f"{name}_zero_point", np.full(scale.shape, zero, codes.dtype), before=node),
         )
         if node.graph is weight.graph:
             self.weights[key] = written

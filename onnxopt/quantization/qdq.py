@@ -6,7 +6,7 @@ where the value is made, and are read from outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxopt.core.edit import Editor, clear_unused, graph_of
 from onnxopt.core.query import Model, constant
 from onnxopt.core.tensors import borrow, read
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
+from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.scheme import PerAxis, QuantScheme
 from onnxopt.quantization.select import weight_axis
 
@@ -36,9 +37,17 @@ BIAS_LIMIT = 2**30
 class PairWriter:
     """Writes into one model; remembers what is written already, so that shared weights stay shared."""
 
-    def __init__(self, model: Model, scheme: QuantScheme, weight_range: WeightRange) -> None:
+    def __init__(
+        self,
+        model: Model,
+        scheme: QuantScheme,
+        weight_range: WeightRange,
+        narrow: Collection[str] = (),
+        unsigned: Collection[str] = (),
+    ) -> None:
         self.scheme = scheme
         self.weight_range: WeightRange = weight_range
+        self.narrow, self.unsigned = frozenset(narrow), frozenset(unsigned)
         self.edit = Editor(model)
         self.weights: dict[tuple[int, int, ir.Graph], tuple[ir.TensorProtocol, Array, Codes]] = {}
         self.dequantized: dict[tuple[ir.Value, ir.Graph], ir.Value] = {}
@@ -50,7 +59,8 @@ class PairWriter:
         if data is None or weight is None:
             raise ValueError(f"{node.name!r} has no data or weight")
         data_scale = float(grids[data][0])
-        values = None if (tensor := constant(bias)) is None else np.asarray(read(tensor), np.float64).reshape(-1)
+        tensor = None if self.scheme.float_bias else constant(bias)
+        values = None if tensor is None else np.asarray(read(tensor), np.float64).reshape(-1)
         codes, scale = self._weight(node, weight, data_scale, values)
         axis = weight_axis(node)
         node.replace_input_with(1, self._at_start(codes, graph_of(node), f"{weight.name}_dequantized", axis))
@@ -59,7 +69,7 @@ class PairWriter:
             integers = np.rint(values / bias_scale).astype(np.int32)
             written = self._constants(bias, integers, bias_scale)
             node.replace_input_with(2, self._at_start(written, graph_of(node), f"{bias.name}_dequantized", 0))
-        clear_unused([weight, bias])
+        clear_unused([weight] if values is None else [weight, bias])
 
     def quantize_for(self, value: ir.Value, readers: Iterable[ir.Node], grid: GridPoint) -> None:
         """Lets the integer ``readers`` of a float ``value`` read a quantized form of it, made in their own graphs."""
@@ -99,6 +109,8 @@ class PairWriter:
         axis = weight_axis(node)
         with borrow(tensor) as array:
             scale = weight_scale(array, PerAxis(axis), self.scheme.weights, self.weight_range)
+            if weight.name in self.narrow:
+                scale = narrow_scale(array, axis, scale)
             # A channel of zeros may have any scale; a bias must fit int32 at `data_scale * scale`.
             needed = np.full(scale.shape, SMALLEST_PRODUCT / data_scale)
             if bias is not None:
@@ -109,16 +121,18 @@ class PairWriter:
             if known is not None and np.array_equal(known[1], scale):
                 return known[2], scale
             integers = quantize_array(array, scale, 0, PerAxis(axis), self.scheme.weights)
+            integers = as_unsigned(integers) if weight.name in self.unsigned else integers
         written = self._constants(weight, integers, scale)
         self.weights[key] = tensor, scale, written  # the tensor is kept so that no other gets its id
         return written, scale
 
     def _constants(self, source: ir.Value, integers: Array, scale: Array) -> Codes:
         name, before = source.name or "weight", _home(source)[0]
+        zero = ZERO if integers.dtype == np.uint8 else 0
         return (
             self.edit.add_constant(f"{name}_quantized", integers, before=before),
             self.edit.add_constant(f"{name}_scale", scale, before=before),
-            self.edit.add_constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype), before=before),
+            self.edit.add_constant(f"{name}_zero_point", np.full(scale.shape, zero, integers.dtype), before=before),
         )
 
     def _at_start(self, codes: Codes, graph: ir.Graph, base: str, axis: int | None = None) -> ir.Value:

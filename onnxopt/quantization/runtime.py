@@ -17,6 +17,7 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.passes.base import Context
 from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.search import Candidate, judge
 from onnxopt.run.session import Feeds
 from onnxopt.run.settings import SessionSettings
@@ -45,6 +46,7 @@ def better_settings(
     feeds: Sequence[Feeds],
     max_drop: float,
     ctx: Context,
+    place: Deployment,
     budget: Budget,
 ) -> list[Candidate]:
     """``found`` without each optimizer whose kernels take part of its time, judged and measured."""
@@ -59,7 +61,7 @@ def better_settings(
         path = ctx.workdir / f"{found.name}, {settings}.onnx"
         save(found.model, path)
         twin = replace(found, name=f"{found.name}, {settings}", path=path, settings=settings)
-        tried.append(judge(twin, reference, scorer, feeds, max_drop, ctx, budget))
+        tried.append(judge(twin, reference, scorer, feeds, max_drop, ctx, place, budget))
     return tried
 
 

@@ -55,10 +55,20 @@ class Grid:
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """The grids of activations and of weights."""
+    """The grids of activations and of weights.
+
+    Attributes:
+        activations: The grid of activations.
+        weights: The grid of weights.
+        float_bias: Biases stay float instead of int32.
+        residual: A Conv adds the other side of a residual Add to its sums before they are rounded, so that its own
+            output gets no grid.
+    """
 
     activations: Grid
     weights: Grid
+    float_bias: bool = False
+    residual: bool = False
 
 
 CPU_X86 = QuantScheme(

@@ -23,7 +23,11 @@ from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.budget import Budget
+from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.portability.deployment import Deployment
+from onnxopt.quantization.portability.repair import Repaired, repair
 from onnxopt.quantization.select import COMPUTE
+from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 from onnxopt.run.settings import NO_SETTINGS, SessionSettings, write_settings
 
@@ -66,6 +70,7 @@ class Candidate:
         base: The float model it was made from.
         fixes: Passes that were applied to that before.
         settings: Runtime settings with which it was judged and measured.
+        repaired: What becomes of it on CPUs without VNNI, where it is to run on such.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Candidate:
     base: Model | None = None
     fixes: tuple[Pass, ...] = ()
     settings: SessionSettings = NO_SETTINGS
+    repaired: Repaired | None = None
 
     @property
     def sqnr_db(self) -> float:
@@ -98,6 +104,7 @@ def try_candidate(
     feeds: Sequence[Feeds],
     max_drop: float,
     ctx: Context,
+    place: Deployment,
     *,
     fixes: tuple[Pass, ...] = (),
     budget: Budget | None = None,
@@ -113,6 +120,7 @@ def try_candidate(
         feeds: Inputs to verify and to measure on.
         max_drop: Largest drop of the metric (its point estimate; the bound is reported beside it).
         ctx: Calibration data, target, folder.
+        place: Where it is to run; where that is not here, its speed stays unknown.
         fixes: What was applied to ``model`` already.
         budget: Counts the evaluation.
     """
@@ -124,10 +132,25 @@ def try_candidate(
     if not result.changes:
         return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
     save(result.model, path)
+    repaired, notes = None, result.notes
+    if place.saturates and isinstance(item, StaticQuantize | DynamicQuantize):
+        repaired = repair(item, model, result, path, feeds, ctx)
+        item, result = repaired.item, repaired.result
+        notes = (*result.notes, *repaired.notes)
     built = Candidate(
-        name, item, result.model, path, result.changes, "not tried", "", notes=result.notes, base=model, fixes=fixes
+        name,
+        item,
+        result.model,
+        path,
+        result.changes,
+        "not tried",
+        "",
+        notes=notes,
+        base=model,
+        fixes=fixes,
+        repaired=repaired,
     )
-    return judge(built, reference, scorer, feeds, max_drop, ctx, budget)
+    return judge(built, reference, scorer, feeds, max_drop, ctx, place, budget)
 
 
 def judge(
@@ -137,6 +160,7 @@ def judge(
     feeds: Sequence[Feeds],
     max_drop: float,
     ctx: Context,
+    place: Deployment,
     budget: Budget | None = None,
 ) -> Candidate:
     """The candidate, whose file is there, with what checks, accuracy and latency say of it."""
@@ -147,7 +171,8 @@ def judge(
         return replace(built, outcome="invalid", reason=f"{error.what} ({error.where})")
     if budget is not None:
         budget.spend()
-    comparison = scorer.compare(built.path)
+    simulated = built.repaired is not None and not place.is_here
+    comparison = scorer.compare(built.repaired.after.path if built.repaired and simulated else built.path)
     drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
     if comparison.relative:
         drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
@@ -158,6 +183,8 @@ def judge(
     if lost is not None:
         reason = f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)"
         return replace(judged, outcome="inaccurate", reason=reason)
+    if not place.is_here:
+        return replace(judged, outcome="undecided", reason=f"{drop}; {place.not_here}")
     latency = compare_latency(reference, built.path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     speed = f"{1 / latency.ratio:.2f}x as fast (ratio {latency.low:.3f} .. {latency.high:.3f}), {drop}"
     measured = replace(judged, latency=latency)

@@ -67,12 +67,13 @@ class Placement:
     notes: tuple[Note, ...]
 
 
-def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -> Placement:
+def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({}), residual: bool = False) -> Placement:
     """The placement for the main graph and the bodies of control flow.
 
     Args:
         model: The model; what local functions hold stays float (``passes.rewrite.inline`` puts it into the graph).
         exclude: Nodes that are to stay float, with the reason.
+        residual: Whether a Conv takes the other side of a residual Add into its own sums (``QuantScheme.residual``).
     """
     nodes: list[ir.Node] = []
     notes: list[Note] = []
@@ -85,11 +86,12 @@ def place(model: Model, exclude: Mapping[ir.Node, str] = MappingProxyType({})) -
         else:
             notes.append(Note(label(node), "float", reason))
     integer = set(nodes)
+    absorbed = _absorbed(nodes) if residual else frozenset[ir.Value]()
     produced: dict[ir.Value, ir.Value] = {}
     for node in _nodes(model):
-        if node in exclude:
+        if node in exclude or any(v in absorbed for v in node.outputs):
             continue
-        value = _produced_by(node, integer, produced)
+        value = _produced_by(node, integer, produced, absorbed)
         if value is not None:
             moved = node.op_type in MOVES and node.inputs[0] is not None
             produced[value] = produced[node.inputs[0]] if moved and node.inputs[0] in produced else value
@@ -236,7 +238,22 @@ def _gemm_reason(node: ir.Node) -> str | None:
     return None if dims in ((channels,), (1, channels)) else "its bias is not one value per output channel"
 
 
-def _produced_by(node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, ir.Value]) -> ir.Value | None:
+def _absorbed(nodes: Sequence[ir.Node]) -> frozenset[ir.Value]:
+    """Outputs of Convs that only a residual Add reads; of two such outputs of one Add that of the later Conv."""
+    found: dict[ir.Node, ir.Value] = {}
+    for node in nodes:
+        value = node.outputs[0]
+        if node.op_type != "Conv" or len(value.uses()) != 1 or value.is_graph_output():
+            continue
+        reader = value.consumers()[0]
+        if reader.op_type == "Add" and reader.domain == "" and reader.graph is node.graph:
+            found[reader] = value
+    return frozenset(found.values())
+
+
+def _produced_by(
+    node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, ir.Value], absorbed: frozenset[ir.Value]
+) -> ir.Value | None:
     """The value to quantize at its source when ``node`` runs on integers, after the activation that it absorbs."""
     if node.domain != "" or not node.outputs:
         return None
@@ -247,7 +264,12 @@ def _produced_by(node: ir.Node, integer: set[ir.Node], produced: dict[ir.Value, 
         # A Relu or Clip with one reader that is not QuantizeLinear keeps the runtime from fusing at all.
         blocked = value is not node.outputs[0] and len(value.uses()) == 1
         return value if blocked or _all_readers(value, lambda reader: reader in integer) else None
-    if node.op_type == "Add" and all(v in produced for v in node.inputs):
+    ready = [v in produced for v in node.inputs]
+    if (
+        node.op_type == "Add"
+        and any(ready)
+        and all(r or v in absorbed for r, v in zip(ready, node.inputs, strict=True))
+    ):
         return _after_activation(node)
     moves = node.op_type in MOVES and len(node.outputs) == 1 and node.inputs[0] in produced
     if moves or (node.op_type == "Concat" and all(v in produced for v in node.inputs)):

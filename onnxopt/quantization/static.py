@@ -65,6 +65,8 @@ class StaticQuantize:
         weight_range: Where the grids of the weights end (``affine.weight_scale``).
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
+        narrow: Names of weights that get a grid on which no pair of them saturates without VNNI.
+        unsigned: Names of weights that are stored as U8, whose products never saturate.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -77,6 +79,8 @@ class StaticQuantize:
     weight_range: WeightRange = "minmax"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
+    narrow: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
 
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Inserts the pairs; ``changes`` counts the nodes that run on integers.
@@ -93,7 +97,7 @@ class StaticQuantize:
         given = model
         model, skip, inlining = self._prepared(model)
         whole = replace(self, exclude=(), keep_float=(), float_stem=False)._prepared(given)[0] if skip else model
-        placement, found = _placed(model, whole, skip, self.calibrator, ctx.data, ctx)
+        placement, found = _placed(model, whole, skip, self, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))
         dtype = self.scheme.activations.dtype
@@ -103,7 +107,7 @@ class StaticQuantize:
             for value, source in placement.grid_of.items()
         }
         weights = dict(_weights(placement)) if self.correct_bias else {}
-        writer = PairWriter(model, self.scheme, self.weight_range)
+        writer = PairWriter(model, self.scheme, self.weight_range, self.narrow, self.unsigned)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
         for value in placement.consumed:
@@ -118,7 +122,7 @@ class StaticQuantize:
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
         model, skip, _ = self._prepared(model)
-        return tuple(label(node) for node in place(model, skip).nodes)
+        return tuple(label(node) for node in place(model, skip, self.scheme.residual).nodes)
 
     def _prepared(self, model: Model) -> tuple[Model, dict[ir.Node, str], tuple[Note, ...]]:
         """A copy of the model with all that can run on integers in reach and in the form that does.
@@ -152,15 +156,16 @@ def _weights(placement: Placement) -> Iterator[tuple[ir.Node, Array]]:
 
 
 def _placed(
-    model: Model, whole: Model, skip: Mapping[ir.Node, str], calibrator: Calibrator, data: Dataset, ctx: Context
+    model: Model, whole: Model, skip: Mapping[ir.Node, str], item: StaticQuantize, data: Dataset, ctx: Context
 ) -> tuple[Placement, Mapping[str, Statistics]]:
     """The placement whose values are all finite on ``data``, and their statistics; nodes at other values stay float.
 
     Statistics are those of ``whole``, in which no node is skipped: whatever a candidate skips, one pass serves all.
     """
-    if not place(model, skip).nodes:
-        return place(model, skip), {}
-    skip, histograms = dict(skip), needs_histogram(calibrator)
+    residual = item.scheme.residual
+    if not place(model, skip, residual).nodes:
+        return place(model, skip, residual), {}
+    skip, histograms = dict(skip), needs_histogram(item.calibrator)
     try:
         found = statistics(whole, quantizable(whole), data, ctx, histograms=histograms)
     except OnnxoptError as error:
@@ -173,7 +178,7 @@ def _placed(
         skip |= inside
         found = statistics(whole, quantizable(whole, hidden), data, ctx, histograms=histograms)
     while True:
-        placement = place(model, skip)
+        placement = place(model, skip, residual)
         bad = dict[ir.Node, str]()
         for value, source in placement.grid_of.items():
             if (reason := _reason(found[source.name or ""])) is not None:
