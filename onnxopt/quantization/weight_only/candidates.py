@@ -103,7 +103,7 @@ def weight_candidates(
         found.append(_with_size(candidate, scorer.reference))
         if found[-1].outcome in ("faster", "smaller", "unchanged"):
             break
-        slower = bits if found[-1].outcome == "not faster" else None
+        slower = bits if found[-1].outcome in ("not faster", "undecided") else None
     return found
 
 
