@@ -32,6 +32,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @output_options
 @click.option("--mode", type=click.Choice(["auto", "static", "dynamic"]), default="auto", show_default=True)
 @click.option("--calibrator", type=click.Choice(CALIBRATORS), default="auto", show_default=True)
+@click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
@@ -45,6 +46,7 @@ def command(
     output: Path | None,
     mode: Any,
     calibrator: Any,
+    rounding: Any,
     workers: int,
     eval_data: str | None,
     max_drop: float,
@@ -66,6 +68,7 @@ def command(
         source(shared),
         mode=mode,
         calibrator=calibrator,
+        rounding=rounding,
         workers=workers,
         eval_data=eval_data,
         max_drop=max_drop,

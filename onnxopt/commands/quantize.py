@@ -36,6 +36,7 @@ from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.auto import Attempts, Mode, Search
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.search import Candidate, best
 from onnxopt.quantization.select import excluded, matching
 from onnxopt.quantization.static import StaticQuantize
@@ -54,6 +55,7 @@ def quantize(
     *,
     mode: Mode = "auto",
     calibrator: Calibrator | Literal["auto"] = "auto",
+    rounding: Rounding = "nearest",
     eval_data: str | None = None,
     max_drop: float = 0.01,
     exclude: Sequence[str] = (),
@@ -74,6 +76,8 @@ def quantize(
         mode: ``"static"``, ``"dynamic"``, or ``"auto"`` for the faster of both.
         calibrator: How ranges follow from the calibration data; ``"auto"``: the one of least output error on samples
             held back.
+        rounding: ``"adaround"``: weights of static forms are rounded for the output of their layer, where that lowers
+            the error on samples held back.
         eval_data: Data to judge by; default: the part of ``source`` that calibration does not use.
         max_drop: Largest drop of the metric.
         exclude: Patterns of node names, or op types, that stay float.
@@ -102,6 +106,12 @@ def quantize(
             where=f"--mode dynamic --calibrator {calibrator}",
             fix="leave --calibrator out, or use --mode static",
         )
+    if mode == "dynamic" and rounding != "nearest":
+        raise UsageError(
+            "dynamic quantization has no data to round weights by",
+            where=f"--mode dynamic --rounding {rounding}",
+            fix="leave --rounding out, or use --mode static",
+        )
     model = open_model(path, target)
     require_float(model, str(path))
     excluded(nodes(model), exclude)
@@ -120,6 +130,7 @@ def quantize(
             mode=mode,
             exclude=kept,
             calibrator=calibrator,
+            rounding=rounding,
             max_drop=max_drop,
             scorer=scorer,
             held_back=held_back,

@@ -13,9 +13,10 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
-from onnxopt.quantization.fixes import Fixes, choose_fixes
+from onnxopt.quantization.fixes import Fixes, choose_fixes, choose_rounding
 from onnxopt.quantization.gains import where_it_gains
 from onnxopt.quantization.restore import RANKED_ON, keep_within
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.search import Candidate, best, try_candidate
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
@@ -56,6 +57,7 @@ class Search:
         mode: ``"static"``, ``"dynamic"``, or ``"auto"``.
         exclude: Patterns of nodes that stay float.
         calibrator: How ranges follow from the data; ``"auto"``: that of least output error.
+        rounding: How weights are rounded, where that lowers the error.
         max_drop: Largest drop of the metric.
         scorer: Judges accuracy on all held-back samples.
         held_back: These samples.
@@ -68,6 +70,7 @@ class Search:
     mode: Mode
     exclude: tuple[str, ...]
     calibrator: Calibrator | Literal["auto"]
+    rounding: Rounding
     max_drop: float
     scorer: Scorer
     held_back: Dataset
@@ -81,16 +84,19 @@ class Search:
         has_data = self.ctx.data is not None and not self.ctx.data.synthetic
         if self.mode == "static" or (self.mode == "auto" and has_data):
             static = StaticQuantize(self.exclude)
+            judged = self.scorer.output if self.scorer.is_chosen else None
             if self.mode == "auto" and self.ctx.data is not None:
-                judged = self.scorer.output if self.scorer.is_chosen else None
                 fixes = choose_fixes(self.model, replace(static, float_stem=True), self.ctx.data, judged, self.ctx)
-                static = replace(static, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
+                static = fixes.of(static)
             if self.calibrator == "auto":
                 output = self.scorer.output
                 tried = output_errors(static, fixes.model, self.reference, self.held_back, output, self.ctx)
                 static = replace(static, calibrator=least_error(tried, static.calibrator))
             else:
                 static = replace(static, calibrator=self.calibrator)
+            if self.rounding != "nearest" and self.ctx.data is not None:
+                fixes = choose_rounding(fixes, static, self.ctx.data, judged, self.rounding, self.ctx)
+                static = fixes.of(static)
             candidates += self._static(static, fixes.model)
         if self.mode != "static":
             candidates.append(self._dynamic(best(candidates)))

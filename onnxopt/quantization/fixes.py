@@ -20,11 +20,12 @@ from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.affine import WeightRange
 from onnxopt.quantization.equalize import Equalize
 from onnxopt.quantization.relu6 import ClipToRelu
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.smooth import Smooth
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import open_session
 
-__all__ = ["Fixes", "choose_fixes"]
+__all__ = ["Fixes", "choose_fixes", "choose_rounding"]
 
 SAMPLES = 64
 """At most so many samples are fitted to, and as many judged on."""
@@ -46,6 +47,7 @@ class Fixes:
         passes: These, in order.
         correct_bias: Whether the biases of the quantized model are to be corrected.
         weight_range: How the scales of the weights are to be chosen.
+        rounding: How the codes of the weights are to be chosen.
         notes: Each fix with the figures that decided on it.
     """
 
@@ -53,7 +55,13 @@ class Fixes:
     passes: tuple[Pass, ...] = ()
     correct_bias: bool = False
     weight_range: WeightRange = "minmax"
+    rounding: Rounding = "nearest"
     notes: tuple[Note, ...] = ()
+
+    def of(self, quantize: StaticQuantize) -> StaticQuantize:
+        """``quantize`` with what was kept."""
+        kept = (self.weight_range, self.rounding, self.correct_bias)
+        return replace(quantize, weight_range=kept[0], rounding=kept[1], correct_bias=kept[2])
 
 
 def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: str | None, ctx: Context) -> Fixes:
@@ -66,10 +74,7 @@ def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: 
         output: The output to judge by; ``None``: all.
         ctx: Target, folder and seed.
     """
-    fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
-    check = check.take(range(min(SAMPLES, len(check))))
-    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
-    save(model, judge.reference)
+    judge = _judge(model, quantize, data, output, ctx)
     kept = Fixes(model)
     try:
         error_db = judge.output_db(kept)
@@ -86,6 +91,29 @@ def choose_fixes(model: Model, quantize: StaticQuantize, data: Dataset, output: 
     return kept
 
 
+def choose_rounding(
+    fixes: Fixes, quantize: StaticQuantize, data: Dataset, output: str | None, rounding: Rounding, ctx: Context
+) -> Fixes:
+    """``fixes`` with ``rounding``, where that lowers the error; arguments as for ``choose_fixes``."""
+    judge = _judge(fixes.model, quantize, data, output, ctx)
+    try:
+        error_db = judge.output_db(fixes)
+    except OnnxoptError as error:
+        return replace(fixes, notes=(*fixes.notes, Note(rounding, "skipped", error.what)))
+    if error_db is None:
+        why = "there is nothing to quantize or no number to judge by"
+        return replace(fixes, notes=(*fixes.notes, Note(rounding, "skipped", why)))
+    return _better(judge, fixes, error_db, replace(fixes, rounding=rounding), rounding, "")[0]
+
+
+def _judge(model: Model, quantize: StaticQuantize, data: Dataset, output: str | None, ctx: Context) -> _Judge:
+    fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
+    check = check.take(range(min(SAMPLES, len(check))))
+    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
+    save(model, judge.reference)
+    return judge
+
+
 @dataclass(frozen=True)
 class _Judge:
     """Judges one set of fixes after the other in the same way: ``reference`` is the file of the float model."""
@@ -98,7 +126,7 @@ class _Judge:
 
     def output_db(self, fixes: Fixes) -> float | None:
         """Signal over error of the quantized model's outputs, their mean; ``None``: no integer layer or no number."""
-        item = replace(self.quantize, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
+        item = fixes.of(self.quantize)
         result = item.run(fixes.model.clone(), self.ctx)
         if not result.changes:
             return None

@@ -21,10 +21,11 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.quantization.affine import WeightRange, qparams, quantize_array, weight_scale
-from onnxopt.quantization.bias import correct_bias
+from onnxopt.quantization.bias import can_correct, correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.observers import Statistics
+from onnxopt.quantization.rounding import Rounding, round_weights
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
 from onnxopt.quantization.select import ACTIVATIONS, Placement, excluded, place, quantizable, stems, weight_axis
 
@@ -54,6 +55,7 @@ class StaticQuantize:
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
         weight_range: Where the grids of the weights end (``affine.weight_scale``).
+        rounding: Whether weights get the nearest codes, or those that serve the output of the layer (``rounding``).
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
     """
@@ -66,6 +68,7 @@ class StaticQuantize:
     float_stem: bool = False
     calibrator: Calibrator = "mse"
     weight_range: WeightRange = "minmax"
+    rounding: Rounding = "nearest"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
 
@@ -87,7 +90,9 @@ class StaticQuantize:
         if not placement.nodes:
             return PassResult(model, 0, placement.notes)
         grids = {value: self._grid(found[source.name or ""]) for value, source in placement.grid_of.items()}
-        weights = dict(_weights(placement)) if self.correct_bias else {}
+        weights = dict(_weights(placement)) if self.correct_bias or self.rounding != "nearest" else {}
+        source = model.clone() if self.rounding != "nearest" else model
+        reads = {n: v.name or "" for n in placement.nodes if (v := n.inputs[0]) is not None}
         writer = _Writer(model, self.scheme, self.weight_range)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -95,8 +100,13 @@ class StaticQuantize:
             writer.quantize_for(value, placement.nodes, grids[value])
         for value in placement.produced:
             writer.quantize_at_source(value, grids[value])
-        notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
-        return PassResult(model, len(placement.nodes), (*placement.notes, *notes))
+        notes = list(placement.notes)
+        if self.rounding == "adaround":
+            centered = frozenset(filter(can_correct, weights) if self.correct_bias else ())
+            notes += round_weights(model, weights, source, reads, self.scheme.weights, ctx, centered=centered)
+        if self.correct_bias:
+            notes += correct_bias(model, weights, ctx.data, ctx)
+        return PassResult(model, len(placement.nodes), tuple(notes))
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
