@@ -41,6 +41,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 )
 @click.option("--bits", type=click.Choice(["4", "8"]), help="--mode weights: of a weight; default: 4, then 8.")
 @click.option("--block-size", type=click.Choice(BLOCK_SIZES), help="--mode weights: weights that share a scale.")
+@click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
@@ -68,6 +69,7 @@ def command(
     algorithm: str,
     bits: str | None,
     block_size: str | None,
+    rounding: Any,
     workers: int,
     requantize: bool,
     eval_data: str | None,
@@ -99,6 +101,7 @@ def command(
         algorithm=algorithm,
         bits=None if bits is None else int(bits),
         block_size=None if block_size is None else int(block_size),
+        rounding=rounding,
         workers=workers,
         requantize=requantize,
         eval_data=eval_data,

@@ -32,6 +32,7 @@ from onnxopt.quantization.budget import MOST_EVALS, Budget
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.portability.deployment import HOST, deployment
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.search import Candidate, best
 from onnxopt.quantization.select import excluded, matching
 from onnxopt.run.session import open_session
@@ -50,6 +51,7 @@ def quantize(
     *,
     mode: Mode = "auto",
     calibrator: Calibrator | Literal["auto"] = "auto",
+    rounding: Rounding = "nearest",
     eval_data: str | None = None,
     max_drop: float = 0.01,
     exclude: Sequence[str] = (),
@@ -78,6 +80,8 @@ def quantize(
             for size (what is smaller and not slower passes); ``"float16"``, ``"bfloat16"``.
         calibrator: How ranges follow from the calibration data; ``"auto"``: the one of least output error on samples
             held back.
+        rounding: ``"adaround"``: weights of static forms are rounded for the output of their layer, where that lowers
+            the error on samples held back.
         eval_data: Data to judge by; default: the part of ``source`` that calibration does not use.
         max_drop: Largest drop of the metric.
         exclude: Patterns of node names, or op types, that stay float.
@@ -105,7 +109,7 @@ def quantize(
     budget = Budget(max_evals, time_limit)
     where = deployment(place, target)
     weights = weight_options(algorithm, bits, block_size)
-    check_options(mode, calibrator, weights, where, has_data=source.path is not None)
+    check_options(mode, calibrator, rounding, weights, where, has_data=source.path is not None)
     model = open_model(path, target)
     require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)
@@ -124,6 +128,7 @@ def quantize(
             mode=mode,
             exclude=kept,
             calibrator=calibrator,
+            rounding=rounding,
             max_drop=max_drop,
             scorer=scorer,
             held_back=held_back,

@@ -22,7 +22,9 @@ WHY_NO_RANGES: dict[Mode, str] = {
 }
 
 
-def check_options(mode: Mode, calibrator: str, weights: WeightOptions, where: Deployment, *, has_data: bool) -> None:
+def check_options(
+    mode: Mode, calibrator: str, rounding: str, weights: WeightOptions, where: Deployment, *, has_data: bool
+) -> None:
     """Raises when options and mode do not go together.
 
     Raises:
@@ -40,6 +42,12 @@ def check_options(mode: Mode, calibrator: str, weights: WeightOptions, where: De
             WHY_NO_RANGES[mode],
             where=f"--mode {mode} --calibrator {calibrator}",
             fix="leave --calibrator out, or use --mode static",
+        )
+    if mode not in CALIBRATING and rounding != "nearest":
+        raise UsageError(
+            "only the weights of static forms are rounded by what their layers read",
+            where=f"--mode {mode} --rounding {rounding}",
+            fix="leave --rounding out, or use --mode static",
         )
     if mode == "dynamic" and not where.dynamic:
         raise UsageError(

@@ -15,13 +15,14 @@ from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
-from onnxopt.quantization.fixes import Fixes, choose_fixes
+from onnxopt.quantization.fixes import Fixes, choose_fixes, choose_rounding
 from onnxopt.quantization.forms import is_quantizer, planned, with_float
 from onnxopt.quantization.gains import float_profile, gains, where_it_gains
 from onnxopt.quantization.half.convert import HalfConvert
 from onnxopt.quantization.mixed import MixedQuantize
 from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.restore import RANKED_ON, keep_within
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.runtime import better_settings
 from onnxopt.quantization.search import Candidate, best, not_tried, try_candidate
 from onnxopt.quantization.select import stems
@@ -72,6 +73,7 @@ class Search:
         mode: ``"static"``, ``"dynamic"``, ``"auto"`` for both; ``"weights"``, ``"float16"``, ``"bfloat16"``.
         exclude: Patterns of nodes that stay float.
         calibrator: How ranges follow from the data; ``"auto"``: that of least output error.
+        rounding: How weights are rounded, where that lowers the error.
         max_drop: Largest drop of the metric.
         scorer: Judges accuracy on all held-back samples.
         held_back: These samples.
@@ -87,6 +89,7 @@ class Search:
     mode: Mode
     exclude: tuple[str, ...]
     calibrator: Calibrator | Literal["auto"]
+    rounding: Rounding
     max_drop: float
     scorer: Scorer
     held_back: Dataset
@@ -150,11 +153,15 @@ class Search:
         if self.mode == "auto" and self.ctx.data is not None:
             judged = replace(static, float_stem=True)
             fixes = choose_fixes(self.model, judged, self.ctx.data, self._judged, self.ctx, self._out_of_time)
-            static = replace(static, correct_bias=fixes.correct_bias, weight_range=fixes.weight_range)
-        if self.calibrator != "auto" or self._out_of_time():
-            return static, fixes, {}
-        tried = self._errors(static, fixes.model, CALIBRATORS)
-        return replace(static, calibrator=least_error(tried, static.calibrator)), fixes, tried
+            static = fixes.of(static)
+        tried = dict[Calibrator, float]()
+        if self.calibrator == "auto" and not self._out_of_time():
+            tried = self._errors(static, fixes.model, CALIBRATORS)
+            static = replace(static, calibrator=least_error(tried, static.calibrator))
+        if self.rounding != "nearest" and self.ctx.data is not None:
+            fixes = choose_rounding(fixes, static, self.ctx.data, self._judged, self.rounding, self.ctx)
+            static = fixes.of(static)
+        return static, fixes, tried
 
     @property
     def _judged(self) -> str | None:

@@ -24,7 +24,7 @@ from onnxopt.passes.constants import array_of, is_op, single_reader
 from onnxopt.quantization.select import weight_axis
 from onnxopt.run.tap import tap
 
-__all__ = ["correct_bias"]
+__all__ = ["can_correct", "correct_bias"]
 
 BIAS_LIMIT = 2**30
 SAMPLES = 32
@@ -60,6 +60,11 @@ def correct_bias(model: Model, weights: Mapping[ir.Node, Array], data: Dataset, 
         if np.isfinite(shifts[node]).all():
             slot.add(editor, shifts[node])
     return notes
+
+
+def can_correct(node: ir.Node) -> bool:
+    """Whether ``correct_bias`` finds a bias to correct at this node of a quantized model."""
+    return _slot(node) is not None
 
 
 def _shifts(model: Model, weights: Mapping[ir.Node, Array], data: Dataset, ctx: Context) -> dict[ir.Node, Array]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
@@ -22,11 +23,12 @@ from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.equalize import Equalize
 from onnxopt.quantization.outliers import EvenOut
 from onnxopt.quantization.relu6 import ClipToRelu
+from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.smooth import Smooth
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import open_session
 
-__all__ = ["Fixes", "choose_fixes"]
+__all__ = ["Fixes", "choose_fixes", "choose_rounding"]
 
 SAMPLES = 64
 """At most so many samples are fitted to, and as many judged on."""
@@ -43,6 +45,9 @@ BIAS = "correct-bias"
 CLIP = "clip-weights"
 
 
+Q = TypeVar("Q", bound=StaticQuantize | DynamicQuantize)
+
+
 @dataclass(frozen=True, eq=False)
 class Fixes:
     """What was kept.
@@ -52,6 +57,7 @@ class Fixes:
         passes: These, in order.
         correct_bias: Whether the biases of the quantized model are to be corrected.
         weight_range: How the scales of the weights are to be chosen.
+        rounding: How the codes of the weights are to be chosen.
         notes: Each fix with the figures that decided on it.
     """
 
@@ -59,7 +65,14 @@ class Fixes:
     passes: tuple[Pass, ...] = ()
     correct_bias: bool = False
     weight_range: WeightRange = "minmax"
+    rounding: Rounding = "nearest"
     notes: tuple[Note, ...] = ()
+
+    def of(self, quantize: Q) -> Q:
+        """``quantize`` with what was kept."""
+        if isinstance(quantize, StaticQuantize):
+            quantize = replace(quantize, rounding=self.rounding, correct_bias=self.correct_bias)
+        return replace(quantize, weight_range=self.weight_range)
 
 
 def choose_fixes(
@@ -80,10 +93,7 @@ def choose_fixes(
         ctx: Target, folder and seed.
         is_over: Whether no further fix is to be tried.
     """
-    fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
-    check = check.take(range(min(SAMPLES, len(check))))
-    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
-    save(model, judge.reference)
+    judge = _judge(model, quantize, data, output, ctx)
     kept = Fixes(model)
     try:
         error_db = judge.output_db(kept)
@@ -105,6 +115,31 @@ def choose_fixes(
     return kept
 
 
+def choose_rounding(
+    fixes: Fixes, quantize: StaticQuantize, data: Dataset, output: str | None, rounding: Rounding, ctx: Context
+) -> Fixes:
+    """``fixes`` with ``rounding``, where that lowers the error; arguments as for ``choose_fixes``."""
+    judge = _judge(fixes.model, quantize, data, output, ctx)
+    try:
+        error_db = judge.output_db(fixes)
+    except OnnxoptError as error:
+        return replace(fixes, notes=(*fixes.notes, Note(rounding, "skipped", error.what)))
+    if error_db is None:
+        why = "there is nothing to quantize or no number to judge by"
+        return replace(fixes, notes=(*fixes.notes, Note(rounding, "skipped", why)))
+    return _better(judge, fixes, error_db, replace(fixes, rounding=rounding), rounding, "")[0]
+
+
+def _judge(
+    model: Model, quantize: StaticQuantize | DynamicQuantize, data: Dataset, output: str | None, ctx: Context
+) -> _Judge:
+    fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
+    check = check.take(range(min(SAMPLES, len(check))))
+    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
+    save(model, judge.reference)
+    return judge
+
+
 @dataclass(frozen=True)
 class _Judge:
     """Judges one set of fixes after the other in the same way: ``reference`` is the file of the float model."""
@@ -117,9 +152,7 @@ class _Judge:
 
     def output_db(self, fixes: Fixes) -> float | None:
         """Signal over error of the quantized model's outputs, their mean; ``None``: no integer layer or no number."""
-        item = replace(self.quantize, weight_range=fixes.weight_range)
-        if isinstance(item, StaticQuantize):
-            item = replace(item, correct_bias=fixes.correct_bias)
+        item = fixes.of(self.quantize)
         result = item.run(fixes.model.clone(), self.ctx)
         if not result.changes:
             return None

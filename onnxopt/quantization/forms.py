@@ -13,7 +13,7 @@ from onnxopt.quantization.recurrent import RECURRENT
 from onnxopt.quantization.select import COMPUTE, excluded
 from onnxopt.quantization.static import StaticQuantize
 
-__all__ = ["Quantizer", "is_quantizer", "planned", "with_float", "without_bias"]
+__all__ = ["Quantizer", "is_quantizer", "planned", "quick", "with_float"]
 
 Quantizer: TypeAlias = StaticQuantize | DynamicQuantize | MixedQuantize
 Q = TypeVar("Q", bound=Quantizer)
@@ -26,11 +26,11 @@ def with_float(item: Q, labels: Sequence[str]) -> Q:
     return replace(item, keep_float=tuple(dict.fromkeys((*item.keep_float, *labels))))
 
 
-def without_bias(item: Q) -> Q:
-    """``item`` without bias correction, which takes a pass over the data each time."""
+def quick(item: Q) -> Q:
+    """``item`` without bias correction and with the nearest codes: either takes a pass over the data each time."""
     if isinstance(item, MixedQuantize):
-        return replace(item, static=without_bias(item.static))
-    return replace(item, correct_bias=False) if isinstance(item, StaticQuantize) else item
+        return replace(item, static=quick(item.static))
+    return replace(item, correct_bias=False, rounding="nearest") if isinstance(item, StaticQuantize) else item
 
 
 def is_quantizer(item: object) -> TypeGuard[Quantizer]:

@@ -21,7 +21,7 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
 from onnxopt.quantization.budget import Budget
-from onnxopt.quantization.forms import Quantizer, planned, with_float, without_bias
+from onnxopt.quantization.forms import Quantizer, planned, quick, with_float
 from onnxopt.quantization.gains import gains
 from onnxopt.run.session import Feeds, Session, open_session
 
@@ -114,7 +114,7 @@ def rank(
         gains_ms: Label of a node -> time that integers save there.
         ctx: Calibration data, target, folder.
     """
-    item, labels = without_bias(item), planned(item, model)
+    item, labels = quick(item), planned(item, model)
     parts = [tuple(part) for part in np.array_split(np.array(labels, object), min(len(labels), MOST_GROUPS))]
     save(model, path := ctx.workdir / "rank-float.onnx")
     expected = _outputs(open_session(path, ctx.target), feeds)

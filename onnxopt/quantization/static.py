@@ -24,22 +24,15 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import WeightRange, qparams
-from onnxopt.quantization.bias import correct_bias
+from onnxopt.quantization.bias import can_correct, correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.existing import existing_grid, leaves_on_grid
 from onnxopt.quantization.observers import Statistics
 from onnxopt.quantization.qdq import GridPoint, PairWriter
+from onnxopt.quantization.rounding import Rounding, round_weights
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
-from onnxopt.quantization.select import (
-    ACTIVATIONS,
-    COMPUTE,
-    Placement,
-    excluded,
-    place,
-    quantizable,
-    stems,
-)
+from onnxopt.quantization.select import ACTIVATIONS, COMPUTE, Placement, excluded, place, quantizable, stems
 
 __all__ = ["StaticQuantize"]
 
@@ -63,6 +56,7 @@ class StaticQuantize:
         float_stem: Keep the first Conv float where it reads few channels (``select.stems``).
         calibrator: How the ranges of activations follow from the data.
         weight_range: Where the grids of the weights end (``affine.weight_scale``).
+        rounding: Whether weights get the nearest codes, or those that serve the output of the layer (``rounding``).
         correct_bias: Take the mean error of the integer weights out of the biases (one more pass over the data).
         scheme: The integer grids.
         narrow: Names of weights that get a grid on which no pair of them saturates without VNNI.
@@ -77,6 +71,7 @@ class StaticQuantize:
     float_stem: bool = False
     calibrator: Calibrator = "mse"
     weight_range: WeightRange = "minmax"
+    rounding: Rounding = "nearest"
     correct_bias: bool = False
     scheme: QuantScheme = CPU_X86
     narrow: tuple[str, ...] = ()
@@ -106,7 +101,9 @@ class StaticQuantize:
             value: kept.get(value) or self._grid(found[source.name or ""])
             for value, source in placement.grid_of.items()
         }
-        weights = dict(_weights(placement)) if self.correct_bias else {}
+        weights = dict(_weights(placement)) if self.correct_bias or self.rounding != "nearest" else {}
+        source = model.clone() if self.rounding != "nearest" else model
+        reads = {n: v.name or "" for n in placement.nodes if (v := n.inputs[0]) is not None}
         writer = PairWriter(model, self.scheme, self.weight_range, self.narrow, self.unsigned)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -116,8 +113,14 @@ class StaticQuantize:
         for value in placement.produced:
             if not leaves_on_grid(value, dtype):
                 writer.quantize_at_source(value, grids[value])
-        notes = correct_bias(model, weights, ctx.data, ctx) if weights else ()
-        return PassResult(model, len(placement.nodes), (*inlining, *placement.notes, *notes))
+        notes = [*inlining, *placement.notes]
+        if self.rounding == "adaround":
+            here = {n: w for n, w in weights.items() if n.graph is model.graph}
+            centered = frozenset(filter(can_correct, here) if self.correct_bias else ())
+            notes += round_weights(model, here, source, reads, self.scheme.weights, ctx, centered=centered)
+        if self.correct_bias:
+            notes += correct_bias(model, weights, ctx.data, ctx)
+        return PassResult(model, len(placement.nodes), tuple(notes))
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
