@@ -12,6 +12,7 @@ from onnxopt.core.tensors import Array, read
 
 __all__ = [
     "FLOATS",
+    "KEEP",
     "array_of",
     "int_attribute",
     "is_op",
@@ -24,6 +25,9 @@ __all__ = [
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 """Element types in which weights may be folded: computed in float64, then cast back."""
+
+KEEP = "onnxopt.keep"
+"""Key of the metadata of a node that looks useless and is not, with the reason."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}

@@ -24,6 +24,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import WeightRange, qparams
+from onnxopt.quantization.barrier import protect_float
 from onnxopt.quantization.bias import can_correct, correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
@@ -113,6 +114,7 @@ class StaticQuantize:
         for value in placement.produced:
             if not leaves_on_grid(value, dtype):
                 writer.quantize_at_source(value, grids[value])
+        protect_float(model)
         notes = [*inlining, *placement.notes]
         if self.rounding == "adaround":
             here = {n: w for n, w in weights.items() if n.graph is model.graph}

@@ -20,7 +20,7 @@ from onnxopt.core.edit import Editor, remove_node
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import array_of, int_attribute, scopes, tensor_of
+from onnxopt.passes.constants import KEEP, array_of, int_attribute, scopes, tensor_of
 from onnxopt.passes.shapes import DerivedShapes
 
 __all__ = ["RemoveNoOps"]
@@ -54,7 +54,7 @@ class RemoveNoOps:
 
 def _is_no_op(node: ir.Node, opset: int, shapes: DerivedShapes) -> bool:
     test = TESTS.get(node.op_type) if node.domain == "" else None
-    if test is None or not node.inputs or node.inputs[0] is None:
+    if test is None or not node.inputs or node.inputs[0] is None or KEEP in node.metadata_props:
         return False
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return False

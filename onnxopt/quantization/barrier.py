@@ -1,0 +1,55 @@
+"""Keeps ONNX Runtime from quantizing what was left in float.
+
+A Conv, ConvTranspose or Gemm with float weights between DequantizeLinear and QuantizeLinear gets integer weights from the
+runtime itself (its optimizer WeightBiasQuantization, one scale for the whole tensor): the layer that a search has put
+back to float for the sake of accuracy, or of speed, would not be. A copy of the output between the layer and
+QuantizeLinear, a Max of one input, is not looked through.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxopt.core.edit import Editor, graph_of
+from onnxopt.core.query import Model, constant, graphs
+from onnxopt.passes.constants import KEEP, is_op
+from onnxopt.quantization.select import ACTIVATIONS
+
+__all__ = ["protect_float"]
+
+TAKEN = ("Conv", "ConvTranspose", "Gemm")
+
+
+def protect_float(model: Model) -> int:
+    """Puts the copies where they are needed; their number."""
+    editor, count = Editor(model), 0
+    for graph in graphs(model):
+        for node in list(graph):
+            value = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+            if value is not None and len(value.uses()) == 1 and _would_be_taken(value):
+                copy = editor.insert("Max", [value], before=node, base=f"{value.name}_kept_float")
+                copy.type, copy.shape = value.type, value.shape
+                producer = copy.producer()
+                if producer is not None:
+                    producer.metadata_props[KEEP] = "without it ONNX Runtime quantizes the layer in front"
+                node.replace_input_with(0, copy)
+                count += 1
+    return count
+
+
+def _would_be_taken(value: ir.Value) -> bool:
+    """Whether ``value`` is the output of a float layer, or of the activation behind it, on dequantized data."""
+    node = value.producer()
+    if node is not None and is_op(node, *ACTIVATIONS, "LeakyRelu") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or not is_op(node, *TAKEN) or node.inputs[0] is None:
+        return False
+    data, weight = node.inputs[0].producer(), constant(node.inputs[1])
+    same = value.producer()
+    return (
+        is_op(data, "DequantizeLinear")
+        and weight is not None
+        and weight.dtype == ir.DataType.FLOAT
+        and same is not None
+        and graph_of(same) is graph_of(node)
+    )
