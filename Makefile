@@ -3,8 +3,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
 OV     := .venv-openvino
+RAY    := .venv-ray
 
-.PHONY: demo test lint types pytest test-openvino bench bench-latency clean
+.PHONY: demo test lint types pytest test-openvino test-ray bench bench-latency clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -25,8 +26,17 @@ pytest: $(VENV)/test.stamp
 test-openvino: $(OV)/openvino.stamp
 	$(OV)/bin/pytest -m openvino tests/cli tests/run
 
+# Ray is large: a virtual environment of its own.
+test-ray: $(RAY)/ray.stamp
+	$(RAY)/bin/pytest -m ray tests/quantization
+
 # Needs the Debian packages that benchmarks/zoo/README.md names.
-bench: $(VENV)/bench.stamp $(ZOO)/zoo.stamp
+bench: $(RAY)/ray.stamp: pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install -q -e '.[ray]' hypothesis pytest
+	touch $@
+
+$(VENV)/bench.stamp $(ZOO)/zoo.stamp
 	$(ZOO)/bin/python -m benchmarks.zoo.build
 	$(BIN)/python -m benchmarks.int8
 
@@ -68,4 +78,4 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-mo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) $(OV) dist build
+	rm -rf $(VENV) $(ZOO) $(OV) $(RAY) dist build

@@ -34,6 +34,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--calibrator", type=click.Choice(CALIBRATORS), default="auto", show_default=True)
 @click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
+@click.option("--ray", metavar="ADDRESS", help="Calibrate on this Ray cluster; local: one on this machine.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Node names or op types that stay float.")
@@ -48,6 +49,7 @@ def command(
     calibrator: Any,
     rounding: Any,
     workers: int,
+    ray: str | None,
     eval_data: str | None,
     max_drop: float,
     exclude: tuple[str, ...],
@@ -70,6 +72,7 @@ def command(
         calibrator=calibrator,
         rounding=rounding,
         workers=workers,
+        ray=ray,
         eval_data=eval_data,
         max_drop=max_drop,
         exclude=exclude,

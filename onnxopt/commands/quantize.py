@@ -65,6 +65,7 @@ def quantize(
     keep_failing: bool = False,
     accept_inconclusive: bool = False,
     workers: int = 1,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes to INT8, judges accuracy on samples not used for calibration, measures against the input, decides.
@@ -86,7 +87,8 @@ def quantize(
         target: Where the model is to run.
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
-        workers: Processes that share calibration.
+        workers: Processes that share calibration; with ``ray``: its tasks at a time, 1: as many as it has cores for.
+        ray: Address of a Ray cluster that calibrates, or ``"local"``.
         progress: Told of each step.
 
     Raises:
@@ -119,7 +121,7 @@ def quantize(
     calibration, held_back = _data(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
-        ctx = Context(folder, calibration, target, source.seed, progress, workers)
+        ctx = Context(folder, calibration, target, source.seed, progress, workers, ray)
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)
