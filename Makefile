@@ -4,8 +4,9 @@ BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
 OV     := .venv-openvino
 PEERS  := $(notdir $(patsubst %/requirements.txt,%,$(wildcard benchmarks/peers/*/requirements.txt)))
+RAY    := .venv-ray
 
-.PHONY: demo test lint types pytest test-openvino bench bench-latency peers clean
+.PHONY: demo test lint types pytest test-openvino test-ray bench bench-latency peers clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -25,6 +26,10 @@ pytest: $(VENV)/test.stamp
 # onnxruntime-openvino and onnxruntime are the same module: one of them in a virtual environment.
 test-openvino: $(OV)/openvino.stamp
 	$(OV)/bin/pytest -m openvino tests/cli tests/run
+
+# Ray is large: a virtual environment of its own.
+test-ray: $(RAY)/ray.stamp
+	$(RAY)/bin/pytest -m ray tests/quantization
 
 # Needs the Debian packages that benchmarks/zoo/README.md names.
 bench: $(VENV)/run.stamp $(ZOO)/zoo.stamp peers
@@ -51,6 +56,11 @@ $(VENV)/test.stamp: pyproject.toml constraints-test.txt $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints-test.txt -e '.[test]'
 	touch $@ $(VENV)/run.stamp
 
+$(RAY)/ray.stamp: pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install -q -e '.[ray]' hypothesis pytest
+	touch $@
+
 $(OV)/openvino.stamp: pyproject.toml
 	$(PYTHON) -m venv $(OV)
 	$(OV)/bin/pip install -q onnxruntime-openvino hypothesis pytest $$($(PYTHON) -c 'import tomllib; \
@@ -75,4 +85,4 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-mo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) $(OV) $(PEERS:%=.venv-peer-%) dist build
+	rm -rf $(VENV) $(ZOO) $(OV) $(RAY) $(PEERS:%=.venv-peer-%) dist build

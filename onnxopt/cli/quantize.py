@@ -43,6 +43,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--block-size", type=click.Choice(BLOCK_SIZES), help="--mode weights: weights that share a scale.")
 @click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that calibrate.")
+@click.option("--ray", metavar="ADDRESS", help="Calibrate on this Ray cluster; local: one on this machine.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--max-evals", type=click.IntRange(min=1), default=40, show_default=True, help="Evaluations to spend.")
@@ -72,6 +73,7 @@ def command(
     rounding: Any,
     workers: int,
     requantize: bool,
+    ray: str | None,
     eval_data: str | None,
     max_drop: float,
     max_evals: int,
@@ -104,6 +106,7 @@ def command(
         rounding=rounding,
         workers=workers,
         requantize=requantize,
+        ray=ray,
         eval_data=eval_data,
         max_drop=max_drop,
         max_evals=max_evals,

@@ -68,6 +68,7 @@ def quantize(
     bits: int | None = None,
     block_size: int | None = None,
     requantize: bool = False,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Quantizes, judges on samples not used for calibration, measures against the input, decides.
@@ -91,7 +92,8 @@ def quantize(
         place: Name of the target that the file is for; ``"host"``: this machine. The speed on another one is not known.
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
-        workers: Processes that share calibration.
+        workers: Processes that share calibration; with ``ray``: its tasks at a time, 1: as many as it has cores for.
+        ray: Address of a Ray cluster that calibrates, or ``"local"``.
         max_evals: Most evaluations of a model on the judging samples.
         time_limit: Seconds after which nothing further is tried; the first candidate is always judged.
         algorithm: How ``mode="weights"`` rounds: ``"rtn"``, ``"hqq"``, ``"gptq"``; ``"auto"``: the one of least output
@@ -117,7 +119,7 @@ def quantize(
     calibration, held_back = _data(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
-        ctx = Context(folder, calibration, target, source.seed, progress, workers)
+        ctx = Context(folder, calibration, target, source.seed, progress, workers, ray)
         cleanups = [create(name) for name in OPTIMIZE]
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)

@@ -1,4 +1,4 @@
-"""Functions that the user writes and names as ``module:function``."""
+"""Code that may not be there: functions that users name as ``module:function``, and packages of extras."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
-from onnxopt.errors import OnnxoptError, nearest
+from onnxopt.errors import MissingExtraError, OnnxoptError, nearest
 
-__all__ = ["load_function"]
+__all__ = ["load_function", "optional"]
 
 
 def load_function(name: str, option: str, kind: type[OnnxoptError]) -> Callable[..., object]:
@@ -44,3 +45,21 @@ def load_function(name: str, option: str, kind: type[OnnxoptError]) -> Callable[
             fix=nearest(function_name, known),
         )
     return function
+
+
+def optional(module: str, extra: str) -> ModuleType:
+    """A module of an optional package.
+
+    Args:
+        module: What to import.
+        extra: The extra of onnxopt that brings it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{module} is not installed: {error}", where=f"import {module}", fix=f"pip install 'onnxopt[{extra}]'"
+        ) from error

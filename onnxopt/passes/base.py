@@ -25,7 +25,8 @@ class Context:
         target: Where the result is to run.
         seed: Seed of every random choice.
         progress: Where long work tells how far it is.
-        workers: Processes that share a pass over the data.
+        workers: Processes that share a pass over the data; with ``ray``: its tasks at a time, 1: no limit of ours.
+        ray: Address of the Ray cluster that calibrates; ``None``: this machine does.
     """
 
     workdir: Path
@@ -34,6 +35,7 @@ class Context:
     seed: int = 0
     progress: Progress = field(default_factory=SilentProgress)
     workers: int = 1
+    ray: str | None = None
 
 
 @dataclass(frozen=True)

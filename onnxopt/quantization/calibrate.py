@@ -11,6 +11,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
 from onnxopt.quantization import cache
 from onnxopt.quantization.observers import Histogram, Statistics
+from onnxopt.quantization.ray_shards import on_ray
 from onnxopt.quantization.shards import Shard, in_processes
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import tap
@@ -24,7 +25,7 @@ def statistics(
 ) -> dict[str, Statistics]:
     """What ``calibrate`` finds, kept in ``ctx.workdir`` and in the user's cache: candidates share one pass.
 
-    ``ctx.workers`` processes share the work; the result is the same bit for bit.
+    ``ctx.workers`` processes, or the cluster at ``ctx.ray``, share the work; the result is the same bit for bit.
     """
     path = ctx.workdir / "calibrated.onnx"
     save(model, path)
@@ -33,7 +34,10 @@ def statistics(
     known = next((e for f in folders if (e := cache.read(f, key, names, histograms=histograms)) is not None), None)
     if known is None:
         with ctx.progress.task("calibrating", len(data)) as advance:
-            if ctx.workers > 1 and len(data) > 1:
+            if ctx.ray is not None:
+                shard = Shard(path, tuple(names), data, ctx.target, histograms)
+                known = on_ray(shard, ctx.ray, ctx.workers if ctx.workers > 1 else None, advance)
+            elif ctx.workers > 1 and len(data) > 1:
                 shard = Shard(path, tuple(names), data, ctx.target, histograms)
                 known = in_processes(shard, ctx.workers, ctx.workdir, advance)
             else:
