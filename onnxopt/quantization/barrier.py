@@ -16,8 +16,9 @@ from onnxopt.core.query import Model, constant, graphs
 from onnxopt.passes.constants import KEEP, is_op
 from onnxopt.quantization.select import ACTIVATIONS
 
-__all__ = ["protect_float"]
+__all__ = ["protect_float", "unprotect"]
 
+PASSED = ("LeakyRelu", "Identity", "Dropout")
 TAKEN = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -38,10 +39,20 @@ def protect_float(model: Model) -> int:
     return count
 
 
+def unprotect(model: Model) -> None:
+    """Removes the copies of an earlier run, so that what they kept in float can be quantized."""
+    editor = Editor(model)
+    for graph in graphs(model):
+        for node in list(graph):
+            value = node.inputs[0] if is_op(node, "Max") and KEEP in node.metadata_props else None
+            if value is not None and editor.can_replace(node.outputs[0], value):
+                editor.replace_node(node, [value])
+
+
 def _would_be_taken(value: ir.Value) -> bool:
     """Whether ``value`` is the output of a float layer, or of the activation behind it, on dequantized data."""
     node = value.producer()
-    if node is not None and is_op(node, *ACTIVATIONS, "LeakyRelu") and node.inputs[0] is not None:
+    while is_op(node, *ACTIVATIONS, *PASSED) and node is not None and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     if node is None or not is_op(node, *TAKEN) or node.inputs[0] is None:
         return False

@@ -26,6 +26,7 @@ from onnxopt.quantization.relu6 import ClipToRelu
 from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.smooth import Smooth
 from onnxopt.quantization.static import StaticQuantize
+from onnxopt.quantization.tables import QuantizeTables
 from onnxopt.run.session import open_session
 
 __all__ = ["Fixes", "choose_fixes", "choose_rounding"]
@@ -35,12 +36,16 @@ SAMPLES = 64
 WORTH_DB = 0.1
 WORTH_TIME_DB = 1.0
 """A fix that costs time must gain as much as this."""
+WORTH_SIZE_DB = 0.3
+"""A step that makes the file smaller may lose as much as this."""
 PERFECT_DB = 200.0
 """Stands for an infinite ratio, of outputs that are equal."""
-STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),), (EvenOut(),))
+TABLES = QuantizeTables()
+STEPS: tuple[tuple[Pass, ...], ...] = ((Equalize(),), (ClipToRelu(), Equalize()), (Smooth(),), (EvenOut(),), (TABLES,))
 """A step counts as empty when its first pass changes nothing."""
-DYNAMIC_STEPS: tuple[tuple[Pass, ...], ...] = ((Smooth(),), (EvenOut(),))
-COST_TIME = frozenset({EvenOut.name})
+DYNAMIC_STEPS: tuple[tuple[Pass, ...], ...] = ((Smooth(),), (EvenOut(),), (TABLES,))
+NEEDED_DB = {EvenOut.name: WORTH_TIME_DB, TABLES.name: -WORTH_SIZE_DB}
+"""What a step must gain, where that is not ``WORTH_DB``."""
 BIAS = "correct-bias"
 CLIP = "clip-weights"
 
@@ -197,7 +202,7 @@ def _better(judge: _Judge, kept: Fixes, kept_db: float, tried: Fixes, name: str,
         tried_db, detail = None, error.what
     if tried_db is None:
         return replace(kept, notes=(*kept.notes, Note(name, "declined", detail))), kept_db
-    taken = tried_db > kept_db + (WORTH_TIME_DB if name in COST_TIME else WORTH_DB)
+    taken = tried_db > kept_db + NEEDED_DB.get(name, WORTH_DB)
     reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {len(judge.check)} samples"
     note = Note(name, "taken" if taken else "declined", reason)
     chosen = tried if taken else kept

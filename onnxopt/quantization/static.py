@@ -24,7 +24,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import WeightRange, qparams
-from onnxopt.quantization.barrier import protect_float
+from onnxopt.quantization.barrier import protect_float, unprotect
 from onnxopt.quantization.bias import can_correct, correct_bias
 from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
@@ -137,6 +137,7 @@ class StaticQuantize:
         inlined = InlineFunctions(tuple(sorted(COMPUTE))).inline(raise_opset(model, OPSET))
         model = inlined.model.clone()
         make_names_unique(model)
+        unprotect(model)
         skip = self._skipped(model)
         MatMulAddToGemm().apply(model, skip)
         return model, skip, inlined.notes
