@@ -60,8 +60,8 @@ class Judge:
         self._agreement = self._task if by_agreement else Scorer(entry.model, data, TARGET, metric="agreement")
         self.feeds = _first_row(dict(data[0].feeds))
 
-    def judge(self, model: Path) -> Judgement:
-        """Return the judgement of `model`.
+    def judge(self, model: Path, processes: tuple[int, int] = (5, 15)) -> Judgement:
+        """Return the judgement of `model`, its latency from at least and at most so many processes.
 
         Raises:
             OnnxoptError: It cannot be loaded, or does not stand in for the fp32 model.
@@ -72,7 +72,14 @@ class Judge:
         return Judgement(
             comparison,
             comparison if by_agreement else self._agreement.compare(model, drift=False),
-            compare_latency(self._reference, model, [self.feeds], TARGET),
+            compare_latency(
+                self._reference,
+                model,
+                [self.feeds],
+                TARGET,
+                min_processes=processes[0],
+                max_processes=processes[1],
+            ),
             size,
             size / reference_size,
         )

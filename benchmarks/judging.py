@@ -10,6 +10,8 @@ from onnxopt.core.progress import Progress
 from onnxopt.errors import OnnxoptError
 from onnxopt.measurement.paired import compare_latency
 
+PEER_PROCESSES = (3, 5)
+"""The best peers are measured again, in pairs with onnxopt's model, with as many processes as it takes."""
 NEAR = 0.02
 """Largest drop of a peer that counts as accurate when the fastest peer is looked for."""
 
@@ -95,7 +97,7 @@ def _row(judge: Judge, entry: Entry, method: Method) -> Row:
     judgement, error = None, ""
     if made is not None and made.status == "written":
         try:
-            judgement = judge.judge(path)
+            judgement = judge.judge(path) if method.peer is None else judge.judge(path, PEER_PROCESSES)
         except OnnxoptError as failure:
             error = plain(str(failure), entry.model.parent, path.parent)
     return Row(method, made, judgement, error, entry.metric is not None)

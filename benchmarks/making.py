@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.methods import PEERS, ROOT, Entry, Method
 from benchmarks.process import Ran, last_line, run
+from onnxopt.run.settings import settings_path
 
 CACHE = ROOT / "benchmarks" / ".cache" / "int8_peers"
 ONNXOPT = (sys.executable, "-c", "from onnxopt.cli.main import main; main()")
@@ -84,6 +85,10 @@ def make(entry: Entry, method: Method) -> Made:
         path.unlink(missing_ok=True)
         if made.status == "written":
             output.rename(path)
+            settings = settings_path(output)
+            settings_path(path).unlink(missing_ok=True)
+            if settings.exists():
+                settings.rename(settings_path(path))
         record = Path(folder) / "made.json"
         record.write_text(json.dumps({"key": _key(entry, method), "made": asdict(made)}, indent=1) + "\n")
         record.rename(path.with_suffix(".json"))

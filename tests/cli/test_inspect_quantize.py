@@ -74,7 +74,7 @@ def test_values_that_are_not_finite_keep_their_nodes_float(invoke: Callable[...,
     assert any(row["runs_on"] == "float" and "infinite" in str(row["reason"]) for row in rows.values()), rows
 
 
-def test_layers_in_bodies_and_recurrent_ones_say_why_they_stay_float(
+def test_layers_in_bodies_run_on_integers_and_recurrent_ones_say_why_not(
     invoke: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     body = helper.make_graph(
@@ -96,8 +96,7 @@ def test_layers_in_bodies_and_recurrent_ones_say_why_they_stay_float(
     del model.graph.node[:]
     model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=other))
     rows = plan(invoke("--json", "inspect", write(model, tmp_path / "m.onnx"), "--quantize"))
-    assert rows["inner"]["runs_on"] == "float"
-    assert "nested graphs (dynamic quantization does)" in str(rows["inner"]["reason"])
+    assert rows["inner"]["runs_on"] == "integers"
     lstm = parsed(
         '<ir_version: 8, opset_import: ["" : 17]> m (float[T, 1, 16] x) => (float[T, 1, 1, 4] y) '
         "{ y = LSTM<hidden_size = 4>(x, w, r) }",
