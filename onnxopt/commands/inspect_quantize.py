@@ -19,7 +19,7 @@ from onnxopt.measurement.attribution import COMPUTE_OPS
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantization.dynamic import DYNAMIC, dynamic_reason
+from onnxopt.quantization.dynamic import dynamic_reason
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.gains import gains
 from onnxopt.quantization.restore import Group, rank
@@ -126,7 +126,7 @@ def _placed(model: Model, item: StaticQuantize) -> list[_Row]:
 
 def _float_row(node: ir.Node, reason: str | None) -> _Row:
     why = reason or f"ONNX Runtime has no static integer kernel for {node.op_type}"
-    dynamic = node.op_type in DYNAMIC and node.domain == "" and reason != "excluded" and dynamic_reason(node) is None
+    dynamic = node.domain == "" and reason != "excluded" and dynamic_reason(node) is None
     return _Row(label(node), node.op_type, "float", f"{why} (dynamic quantization does)" if dynamic else why)
 
 

@@ -103,7 +103,10 @@ def test_layers_in_bodies_run_on_integers_and_recurrent_ones_say_why_not(
         {"w": normal(1, 16, 16), "r": normal(1, 16, 4)},
     )
     rows = plan(invoke("--json", "inspect", write(lstm, tmp_path / "l.onnx"), "--quantize"))
-    assert next(iter(rows.values()))["reason"] == "ONNX Runtime has no static integer kernel for LSTM (dynamic quantization does)"
+    assert (
+        next(iter(rows.values()))["reason"]
+        == "ONNX Runtime has no static integer kernel for LSTM (dynamic quantization does)"
+    )
 
 
 def test_a_half_quantized_model_is_quantized_on_when_asked(
