@@ -42,6 +42,8 @@ FIRST_CALIBRATORS: tuple[Calibrator, ...] = ("mse", "minmax")
 """What fixes are chosen under: outliers that a layer needs make the first lose, others the second."""
 WORTH_MIXING = 0.97
 """Static and dynamic layers in one model must promise to take at most this share of the time of the better one."""
+CLEARLY_MORE = 1.1
+"""A form must have so many more integer layers than the leader to be worth the search for those to give up."""
 TIME_OF_FIXES, TIME_OF_FORMS = 0.3, 0.6
 """Shares of a time limit after which no more fixes, and no more forms, are tried."""
 
@@ -250,7 +252,7 @@ class Search:
 
 
 def _worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The last inaccurate candidate of each form, unless one with as many integer layers is fast and accurate."""
+    """The last inaccurate candidate of each form, unless one with nearly as many integer layers is fast and accurate."""
     leader = best(candidates)
     forms = {type(c.item): c for c in candidates if c.outcome == "inaccurate"}
-    return [c for c in forms.values() if leader is None or c.changes > leader.changes]
+    return [c for c in forms.values() if leader is None or c.changes > CLEARLY_MORE * leader.changes]
