@@ -12,6 +12,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile
 from onnxopt.passes.base import Context, Pass
+from onnxopt.passes.registry import REWRITES, create
 from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
@@ -182,6 +183,10 @@ class Search:
             found.append(self._try("static, float stem", replace(item, float_stem=True), fixes))
         if self.mode != "auto" or not self.place.is_here or self.budget.spent(TIME_OF_FORMS) is not None:
             return found
+        rewritten = self._rewritten(item, fixes)
+        if rewritten is not None:
+            found.append(self._try("static, rewritten", item, rewritten))
+            fixes = rewritten if best(found) is found[-1] else fixes
         leader = best(found) or next((c for c in reversed(found) if c.model is not None), None)
         if leader is None or leader.model is None or not isinstance(leader.item, StaticQuantize):
             return found
@@ -193,6 +198,16 @@ class Search:
         if mixed is not None:
             found.append(self._try("mixed", mixed, fixes))
         return found
+
+    def _rewritten(self, item: StaticQuantize, fixes: Fixes) -> Fixes | None:
+        """The model with layers in forms that have integer kernels; ``None``: that puts no more layers on integers."""
+        model, passes = fixes.model.clone(), list[Pass]()
+        for name in REWRITES:
+            result = create(name).run(model, self.ctx)
+            model = result.model
+            passes += [create(name)] if result.changes else []
+        more = bool(passes) and len(planned(item, model)) > len(planned(item, fixes.model))
+        return replace(fixes, model=model, passes=(*fixes.passes, *passes)) if more else None
 
     def _mixed(self, static: StaticQuantize, fixes: Fixes, plain: Profile) -> MixedQuantize | None:
         """Each layer in the form that was measured to gain more; ``None`` where one form for all is as good."""
@@ -252,7 +267,7 @@ class Search:
 
 
 def _worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The last inaccurate candidate of each form, unless one with nearly as many integer layers is fast and accurate."""
+    """The last inaccurate candidate of each form, unless a fast and accurate one has nearly as many integer layers."""
     leader = best(candidates)
     forms = {type(c.item): c for c in candidates if c.outcome == "inaccurate"}
     return [c for c in forms.values() if leader is None or c.changes > CLEARLY_MORE * leader.changes]

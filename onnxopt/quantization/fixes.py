@@ -36,7 +36,7 @@ SAMPLES = 64
 WORTH_DB = 0.1
 WORTH_TIME_DB = 1.0
 """A fix that costs time must gain as much as this."""
-WORTH_SIZE_DB = 0.3
+WORTH_SIZE_DB = 1.0
 """A step that makes the file smaller may lose as much as this."""
 PERFECT_DB = 200.0
 """Stands for an infinite ratio, of outputs that are equal."""
