@@ -38,6 +38,8 @@ WORTH_TIME_DB = 1.0
 """A fix that costs time must gain as much as this."""
 WORTH_SIZE_DB = 1.0
 """A step that makes the file smaller may lose as much as this."""
+CLEAN_DB = 35.0
+"""Outputs so close to float cannot be told from it: what makes the file smaller may cost this much."""
 PERFECT_DB = 200.0
 """Stands for an infinite ratio, of outputs that are equal."""
 TABLES = QuantizeTables()
@@ -202,7 +204,7 @@ def _better(judge: _Judge, kept: Fixes, kept_db: float, tried: Fixes, name: str,
         tried_db, detail = None, error.what
     if tried_db is None:
         return replace(kept, notes=(*kept.notes, Note(name, "declined", detail))), kept_db
-    taken = tried_db > kept_db + NEEDED_DB.get(name, WORTH_DB)
+    taken = tried_db > kept_db + NEEDED_DB.get(name, WORTH_DB) or (name == TABLES.name and tried_db > CLEAN_DB)
     reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {len(judge.check)} samples"
     note = Note(name, "taken" if taken else "declined", reason)
     chosen = tried if taken else kept
