@@ -97,6 +97,8 @@ def methods(entry: Entry) -> tuple[Method, ...]:
     """Return the methods to compare on `entry`, onnxopt's first."""
     wide = Method(f"onnxopt --max-drop {WIDE_DROP}", max_drop=WIDE_DROP, options=("--max-drop", str(WIDE_DROP)))
     own = (Method("onnxopt"), *([wide] if entry.metric == "agreement" else []))
+    if entry.metric is None:  # random weights have no accuracy to keep
+        own = (Method("onnxopt", max_drop=1.0, options=("--max-drop", "1")),)
     configs = ATTENTION if entry.is_transformer else CONVOLUTIONS
     return (*own, *(Method(f"{peer} {config}", peer, config) for peer, them in configs.items() for config in them))
 
