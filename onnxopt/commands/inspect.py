@@ -18,7 +18,8 @@ from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
 from onnxopt.errors import DataError, UsageError
 from onnxopt.quantization.dynamic import DYNAMIC, dynamic_reason
-from onnxopt.quantization.select import excluded, place
+from onnxopt.quantization.patterns import excluded
+from onnxopt.quantization.select import place
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 

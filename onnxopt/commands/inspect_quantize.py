@@ -22,8 +22,9 @@ from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import dynamic_reason
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.gains import gains
+from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.restore import Group, rank
-from onnxopt.quantization.select import excluded, matching, place
+from onnxopt.quantization.select import place
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target

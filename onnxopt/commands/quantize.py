@@ -31,10 +31,10 @@ from onnxopt.quantization.auto import Mode, Search
 from onnxopt.quantization.budget import MOST_EVALS, Budget
 from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.portability.deployment import HOST, deployment
 from onnxopt.quantization.rounding import Rounding
 from onnxopt.quantization.search import Candidate, best
-from onnxopt.quantization.select import excluded, matching
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target

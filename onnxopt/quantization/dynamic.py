@@ -24,10 +24,11 @@ from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
+from onnxopt.quantization.patterns import excluded
 from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.recurrent import RECURRENT, quantize_lstm, recurrent_reason
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
-from onnxopt.quantization.select import COMPUTE, compute_reason, excluded, flag, weight_axis
+from onnxopt.quantization.select import COMPUTE, compute_reason, flag, weight_axis
 
 __all__ = ["DYNAMIC", "DynamicQuantize", "dynamic_reason", "macs_share"]
 

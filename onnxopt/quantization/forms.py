@@ -9,8 +9,9 @@ from typing import TypeAlias, TypeGuard, TypeVar
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.quantization.dynamic import DynamicQuantize, dynamic_reason
 from onnxopt.quantization.mixed import MixedQuantize
+from onnxopt.quantization.patterns import excluded
 from onnxopt.quantization.recurrent import RECURRENT
-from onnxopt.quantization.select import COMPUTE, excluded
+from onnxopt.quantization.select import COMPUTE
 from onnxopt.quantization.static import StaticQuantize
 
 __all__ = ["Quantizer", "is_quantizer", "planned", "quick", "with_float"]

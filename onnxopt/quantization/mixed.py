@@ -11,8 +11,9 @@ from onnxopt.core.query import Model, label, nodes
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op
 from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.recurrent import RECURRENT
-from onnxopt.quantization.select import COMPUTE, excluded, matching
+from onnxopt.quantization.select import COMPUTE
 from onnxopt.quantization.static import StaticQuantize
 
 __all__ = ["MixedQuantize"]

@@ -9,8 +9,7 @@ fused like the main graph, as long as each has DequantizeLinear nodes of its own
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,7 +20,6 @@ from onnxopt.core.edit import nested_graphs
 from onnxopt.core.query import Model, constant, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import borrow
-from onnxopt.errors import UsageError, nearest
 from onnxopt.passes.constants import reason_not_constant
 
 __all__ = [
@@ -29,10 +27,8 @@ __all__ = [
     "COMPUTE",
     "Placement",
     "compute_reason",
-    "excluded",
     "flag",
     "keep_float",
-    "matching",
     "place",
     "quantizable",
     "stems",
@@ -185,31 +181,6 @@ def stems(model: Model) -> frozenset[ir.Node]:
         elif node.op_type in COMPUTE or any(map(_computes, bodies)):
             computed.update(node.outputs)
     return frozenset(found)
-
-
-def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True) -> frozenset[ir.Node]:
-    """The nodes whose name or op type matches one of the shell-style ``patterns``.
-
-    Raises:
-        UsageError: A pattern matches no node, and ``strict`` demands that each does.
-    """
-    listed = list(candidates)
-    found: set[ir.Node] = set()
-    for pattern in patterns:
-        nodes = matching(listed, pattern)
-        if not nodes and strict:
-            raise UsageError(
-                f"the exclusion pattern {pattern!r} matches no node",
-                where="--exclude",
-                fix=nearest(pattern, [label(n) for n in listed] + [n.op_type for n in listed]),
-            )
-        found.update(nodes)
-    return frozenset(found)
-
-
-def matching(candidates: Iterable[ir.Node], pattern: str) -> list[ir.Node]:
-    """The nodes whose name or op type matches a shell-style ``pattern``."""
-    return [n for n in candidates if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
 
 
 def _computes(graph: ir.Graph) -> bool:

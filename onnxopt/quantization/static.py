@@ -30,10 +30,11 @@ from onnxopt.quantization.calibrate import statistics
 from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.existing import existing_grid, leaves_on_grid
 from onnxopt.quantization.observers import Statistics
+from onnxopt.quantization.patterns import excluded
 from onnxopt.quantization.qdq import GridPoint, PairWriter
 from onnxopt.quantization.rounding import Rounding, round_weights
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
-from onnxopt.quantization.select import ACTIVATIONS, COMPUTE, Placement, excluded, place, quantizable, stems
+from onnxopt.quantization.select import ACTIVATIONS, COMPUTE, Placement, place, quantizable, stems
 
 __all__ = ["StaticQuantize"]
 

@@ -24,7 +24,7 @@ from onnxopt.passes.constants import is_op, tensor_of
 from onnxopt.quantization.half.casts import Casts
 from onnxopt.quantization.half.reach import becoming_integers, largest_values, range_reason
 from onnxopt.quantization.half.support import Half, Slots, find_support
-from onnxopt.quantization.select import excluded
+from onnxopt.quantization.patterns import excluded
 
 __all__ = ["HalfConvert"]
 

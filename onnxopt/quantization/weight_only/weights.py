@@ -14,7 +14,7 @@ from onnxopt.core.query import Model, constant, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantization.select import excluded
+from onnxopt.quantization.patterns import excluded
 from onnxopt.quantization.weight_only.blocks import Bits, BlockGrid, Blocks
 from onnxopt.quantization.weight_only.gptq import gptq
 from onnxopt.quantization.weight_only.grams import Inputs, stream_grams
