@@ -108,7 +108,7 @@ def _open(folder: Path) -> tuple[Path, object, object]:
 
 def _cost(folder: Path, kind: str, count: int) -> dict[str, float]:
     from onnxopt.core.opset import raise_opset
-    from onnxopt.quantization.calibrate import calibrate
+    from onnxopt.quantization.ranges.calibrate import calibrate
     from onnxopt.quantization.select import quantizable
     from onnxopt.run.tap import tap
     from onnxopt.run.target import Target
@@ -131,8 +131,8 @@ def _cost(folder: Path, kind: str, count: int) -> dict[str, float]:
 
 def _search_ms(folder: Path) -> dict[str, float]:
     from onnxopt.core.opset import raise_opset
-    from onnxopt.quantization.calibrate import calibrate
-    from onnxopt.quantization.calibrators import CALIBRATORS, choose_range
+    from onnxopt.quantization.ranges.calibrate import calibrate
+    from onnxopt.quantization.ranges.calibrators import CALIBRATORS, choose_range
     from onnxopt.quantization.scheme import CPU_X86
     from onnxopt.quantization.select import quantizable
     from onnxopt.run.target import Target
@@ -155,8 +155,8 @@ def _sqnr(folder: Path) -> dict[str, float]:
     from onnxopt.passes.base import Context
     from onnxopt.passes.pipeline import ROUNDS, run
     from onnxopt.passes.registry import OPTIMIZE, create
+    from onnxopt.quantization.search.tryout import output_errors
     from onnxopt.quantization.static import StaticQuantize
-    from onnxopt.quantization.tryout import output_errors
     from onnxopt.run.session import open_session
     from onnxopt.run.target import Target
 

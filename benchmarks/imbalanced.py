@@ -34,11 +34,11 @@ from onnxopt.measurement.env import environment
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantization.equalize import Equalize
-from onnxopt.quantization.fixes import choose_fixes
-from onnxopt.quantization.regions import find_regions
-from onnxopt.quantization.relu6 import ClipToRelu
-from onnxopt.quantization.rescale import rescale
+from onnxopt.quantization.fixes.choose import choose_fixes
+from onnxopt.quantization.fixes.equalize import Equalize
+from onnxopt.quantization.fixes.regions import find_regions
+from onnxopt.quantization.fixes.relu6 import ClipToRelu
+from onnxopt.quantization.fixes.rescale import rescale
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.target import Target
 

@@ -23,9 +23,9 @@ from onnxopt.quantization.doctor.samples import Inventory, judge_samples, take_s
 from onnxopt.quantization.doctor.stability import judge_stability
 from onnxopt.quantization.doctor.watch import watch
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.search.tryout import output_errors
 from onnxopt.quantization.select import quantizable
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.quantization.tryout import output_errors
 from onnxopt.run.target import Target
 
 __all__ = ["examine_data"]

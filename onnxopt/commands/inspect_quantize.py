@@ -21,9 +21,9 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.dynamic import dynamic_reason
 from onnxopt.quantization.existing import is_integer
-from onnxopt.quantization.gains import gains
 from onnxopt.quantization.patterns import excluded, matching
-from onnxopt.quantization.restore import Group, rank
+from onnxopt.quantization.search.gains import gains
+from onnxopt.quantization.search.restore import Group, rank
 from onnxopt.quantization.select import place
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds

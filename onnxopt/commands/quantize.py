@@ -27,14 +27,14 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.quantization.auto import Mode, Search
-from onnxopt.quantization.budget import MOST_EVALS, Budget
-from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.existing import require_float
+from onnxopt.quantization.fixes.rounding import Rounding
 from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.portability.deployment import HOST, deployment
-from onnxopt.quantization.rounding import Rounding
-from onnxopt.quantization.search import Candidate, best
+from onnxopt.quantization.ranges.calibrators import Calibrator
+from onnxopt.quantization.search.auto import Mode, Search
+from onnxopt.quantization.search.budget import MOST_EVALS, Budget
+from onnxopt.quantization.search.candidates import Candidate, best
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target

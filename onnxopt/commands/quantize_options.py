@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from onnxopt.errors import DataError, UsageError
-from onnxopt.quantization.auto import Mode
 from onnxopt.quantization.portability.deployment import Deployment
+from onnxopt.quantization.search.auto import Mode
 from onnxopt.quantization.weight_only.blocks import BLOCK_SIZES, Bits
 from onnxopt.quantization.weight_only.candidates import WeightOptions
 from onnxopt.quantization.weight_only.weights import Algorithm

@@ -12,11 +12,11 @@ from onnxopt.commands.saturation import accuracies, repair_data, repair_table
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Scorer
-from onnxopt.quantization.auto import Attempts
-from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.portability.repair import Repaired
-from onnxopt.quantization.search import Candidate
+from onnxopt.quantization.search.auto import Attempts
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.candidates import Candidate
 from onnxopt.run.settings import settings_path
 
 __all__ = ["quantize_report", "with_repairs"]

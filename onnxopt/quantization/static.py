@@ -25,14 +25,14 @@ from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.passes.rewrite.linear import MatMulAddToGemm
 from onnxopt.quantization.affine import WeightRange, qparams
 from onnxopt.quantization.barrier import protect_float, unprotect
-from onnxopt.quantization.bias import can_correct, correct_bias
-from onnxopt.quantization.calibrate import statistics
-from onnxopt.quantization.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.existing import existing_grid, leaves_on_grid
-from onnxopt.quantization.observers import Statistics
+from onnxopt.quantization.fixes.bias import can_correct, correct_bias
+from onnxopt.quantization.fixes.rounding import Rounding, round_weights
 from onnxopt.quantization.patterns import excluded
 from onnxopt.quantization.qdq import GridPoint, PairWriter
-from onnxopt.quantization.rounding import Rounding, round_weights
+from onnxopt.quantization.ranges.calibrators import Calibrator, choose_range, needs_histogram
+from onnxopt.quantization.ranges.collect import statistics
+from onnxopt.quantization.ranges.observers import Statistics
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.quantization.select import ACTIVATIONS, COMPUTE, Placement, place, quantizable, stems
 

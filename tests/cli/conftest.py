@@ -47,7 +47,7 @@ def refused(invoke: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Out
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency measurements that take no time and always find the candidate faster, for tests of everything else."""
-    for module in ("onnxopt.quantization.search", "onnxopt.commands.optimize"):
+    for module in ("onnxopt.quantization.search.candidates", "onnxopt.commands.optimize"):
         monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: latency("faster"))
 
 

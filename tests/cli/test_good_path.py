@@ -51,7 +51,9 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, invoke: Invoke, mon
     """Whatever the clock says: neither a time nor a verdict about time goes into the file."""
     made: list[bytes] = []
     for decision in ("faster", "same"):
-        monkeypatch.setattr("onnxopt.quantization.search.compare_latency", lambda *a, d=decision, **o: latency(d))
+        monkeypatch.setattr(
+            "onnxopt.quantization.search.candidates.compare_latency", lambda *a, d=decision, **o: latency(d)
+        )
         output = tmp_path / f"{decision}.onnx"
         arguments = ["quantize", MODEL, "-o", output, "--data", CALIBRATION, "--samples", 64, "--mode", "static"]
         assert invoke(*arguments, "--keep-failing").code == (0 if decision == "faster" else 1)
@@ -126,7 +128,7 @@ def test_the_exit_code_of_quantize_follows_the_measurement(
     decision: str, code: int, mlp_model: Path, mlp_npz: Path, tmp_path: Path, invoke: Invoke,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("onnxopt.quantization.search.compare_latency", lambda *a, **o: latency(decision))
+    monkeypatch.setattr("onnxopt.quantization.search.candidates.compare_latency", lambda *a, **o: latency(decision))
     outcome = invoke("quantize", mlp_model, "-o", tmp_path / "o.onnx", "--data", mlp_npz, "--max-drop", 1)
     assert outcome.code == code, outcome
     assert (tmp_path / "o.onnx").exists() == (code == 0)

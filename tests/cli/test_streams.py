@@ -70,7 +70,9 @@ def test_json_gives_the_exit_code_that_inconclusive_asks_for(
     choice: tuple[str, int], mlp_model: Path, mlp_npz: Path, tmp_path: Path, invoke: Invoke,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("onnxopt.quantization.search.compare_latency", lambda *a, **o: latency("inconclusive"))
+    monkeypatch.setattr(
+        "onnxopt.quantization.search.candidates.compare_latency", lambda *a, **o: latency("inconclusive")
+    )
     arguments = ["quantize", mlp_model, "-o", tmp_path / "o.onnx", "--data", mlp_npz, "--max-drop", 1]
     assert invoke(*arguments).code == 5
     outcome = invoke("--json", *arguments, "--inconclusive", choice[0])

@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 def decided(monkeypatch: pytest.MonkeyPatch, *decisions: str) -> None:
     """Latency measurements that come out so, one after the other."""
     left = list(decisions)
-    monkeypatch.setattr("onnxopt.quantization.search.compare_latency", lambda *a, **o: latency(left.pop(0)))
+    monkeypatch.setattr("onnxopt.quantization.search.candidates.compare_latency", lambda *a, **o: latency(left.pop(0)))
 
 
 def candidates(outcome: Outcome) -> dict[str, str]:

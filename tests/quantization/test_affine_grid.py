@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnxopt.quantization.affine import dequantize_array, qparams, quantize_array, weight_scale
-from onnxopt.quantization.observers import MinMax
+from onnxopt.quantization.ranges.observers import MinMax
 from onnxopt.quantization.scheme import CPU_X86, Grid, PerAxis, PerTensor
 
 floats = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)

@@ -17,8 +17,9 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.data.npz import open_npz_folder
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context
-from onnxopt.quantization import cache, shards
-from onnxopt.quantization.calibrate import calibrate, statistics
+from onnxopt.quantization.ranges import cache, shards
+from onnxopt.quantization.ranges.calibrate import calibrate
+from onnxopt.quantization.ranges.collect import statistics
 from onnxopt.quantization.select import place, quantizable
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.target import Target

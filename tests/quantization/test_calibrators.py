@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnxopt.quantization.affine import dequantize_array, qparams, quantize_array
-from onnxopt.quantization.calibrators import CALIBRATORS, choose_range
-from onnxopt.quantization.observers import Histogram, Statistics
+from onnxopt.quantization.ranges.calibrators import CALIBRATORS, choose_range
+from onnxopt.quantization.ranges.observers import Histogram, Statistics
 from onnxopt.quantization.scheme import CPU_X86, PerTensor
 
 U8, S8 = CPU_X86.activations, CPU_X86.weights

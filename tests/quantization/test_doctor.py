@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxopt.quantization.calibrate import calibrate
-from onnxopt.quantization.calibrators import choose_range
 from onnxopt.quantization.doctor.collapse import judge_calibrators
 from onnxopt.quantization.doctor.moments import Moments, divergence, information
 from onnxopt.quantization.doctor.outliers import judge_outliers
 from onnxopt.quantization.doctor.readings import alternatives, recognised
 from onnxopt.quantization.doctor.stability import judge_stability, relative_change
 from onnxopt.quantization.doctor.watch import doublings, watch
+from onnxopt.quantization.ranges.calibrate import calibrate
+from onnxopt.quantization.ranges.calibrators import choose_range
 from onnxopt.quantization.scheme import CPU_X86
 from onnxopt.quantization.select import quantizable
 from tests.quantization.conftest import Lab

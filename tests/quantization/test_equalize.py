@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxopt.quantization.equalize import Equalize
+from onnxopt.quantization.fixes.equalize import Equalize
 from onnxopt.quantization.static import StaticQuantize
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g '

@@ -7,9 +7,9 @@ from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context
 from onnxopt.quantization.dynamic import DynamicQuantize
-from onnxopt.quantization.fixes import choose_fixes
-from onnxopt.quantization.relu6 import ClipToRelu
-from onnxopt.quantization.smooth import Smooth
+from onnxopt.quantization.fixes.choose import choose_fixes
+from onnxopt.quantization.fixes.relu6 import ClipToRelu
+from onnxopt.quantization.fixes.smooth import Smooth
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.target import Target
 from tests.quantization.test_equalize import CHAIN, HEAD, chain, images, weight

@@ -5,7 +5,7 @@ import numpy as np
 from onnxopt.core.query import label
 from onnxopt.measurement.profile import NodeTime, Profile
 from onnxopt.measurement.regions import RegionTime
-from onnxopt.quantization.gains import losing_nodes, where_it_gains
+from onnxopt.quantization.search.gains import losing_nodes, where_it_gains
 from onnxopt.quantization.static import KEPT, StaticQuantize
 from tests.quantization.conftest import Lab
 

@@ -9,7 +9,7 @@ import pytest
 
 from onnxopt.errors import DataError
 from onnxopt.quantization.dynamic import DynamicQuantize
-from onnxopt.quantization.outliers import EvenOut
+from onnxopt.quantization.fixes.outliers import EvenOut
 from onnxopt.quantization.static import StaticQuantize
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g '

@@ -24,7 +24,7 @@ def ray(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_ray_gives_the_same_bits(ray, model, data, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("ONNXOPT_CACHE", "")
-    monkeypatch.setattr("onnxopt.quantization.ray_shards.CHUNK_SAMPLES", 2)
+    monkeypatch.setattr("onnxopt.quantization.ranges.ray_shards.CHUNK_SAMPLES", 2)
     expected = found(model, data, tmp_path / "a")
     unpicklable = replace(data, read=lambda i: data.read(i))
     assert found(model, unpicklable, tmp_path / "b", ray="local") == expected
@@ -36,8 +36,8 @@ def test_ray_gives_the_same_bits(ray, model, data, tmp_path, monkeypatch):  # no
             broken = replace(data, read=lambda i: replace(data.read(i), feeds={"x": data.read(i).feeds["x"][..., :3]}))
             found(model, broken, tmp_path / "d", ray="auto")
         assert raised.value.fix
-        monkeypatch.setattr("onnxopt.quantization.ray_shards.RETRIES", 1)
-        monkeypatch.setattr("onnxopt.quantization.ray_shards._calibrate", lambda *a: os._exit(1))
+        monkeypatch.setattr("onnxopt.quantization.ranges.ray_shards.RETRIES", 1)
+        monkeypatch.setattr("onnxopt.quantization.ranges.ray_shards._calibrate", lambda *a: os._exit(1))
         with pytest.raises(DataError, match="WorkerCrashedError"):
             found(model, data, tmp_path / "e", ray="auto")
     finally:

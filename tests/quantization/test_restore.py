@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxopt.core.query import label
-from onnxopt.quantization.restore import Group, rank, restore
+from onnxopt.quantization.search.restore import Group, rank, restore
 from onnxopt.quantization.static import StaticQuantize
 from tests.quantization.conftest import Lab
 

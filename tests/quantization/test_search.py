@@ -11,11 +11,11 @@ import pytest
 
 from onnxopt.evaluate.drift import OutputDrift
 from onnxopt.evaluate.tally import Comparison
-from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.forms import is_quantizer, planned, with_float
 from onnxopt.quantization.mixed import MixedQuantize
-from onnxopt.quantization.search import Candidate, best
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.candidates import Candidate, best
 from onnxopt.quantization.static import StaticQuantize
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]> g (float[1,4,8,8] x) => (float[1,16] y) {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxopt.quantization.observers import ROW, SIDE, Histogram, MinMax, Statistics
+from onnxopt.quantization.ranges.observers import ROW, SIDE, Histogram, MinMax, Statistics
 
 WIDE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ANY = st.floats(width=32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxopt.quantization.tables import QuantizeTables
+from onnxopt.quantization.fixes.tables import QuantizeTables
 
 HEAD = '<ir_version: 8, opset_import: ["" : 13]> g '
 LOOKUP = HEAD + "(int64[N,5] i) => (float[N,5,32] y) { e = Gather(t, i) y = Relu(e) }"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from onnxopt.core.report import Note, Table
-from onnxopt.quantization.calibrators import Calibrator
 from onnxopt.quantization.doctor.answer import Answer
+from onnxopt.quantization.ranges.calibrators import Calibrator
 
 __all__ = ["judge_calibrators"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxopt.core.report import Note, Table
-from onnxopt.quantization.calibrators import choose_range
 from onnxopt.quantization.doctor.answer import Answer, Word
 from onnxopt.quantization.doctor.watch import Watched
+from onnxopt.quantization.ranges.calibrators import choose_range
 from onnxopt.quantization.scheme import CPU_X86
 
 __all__ = ["Stretch", "judge_outliers"]

@@ -15,8 +15,8 @@ import numpy as np
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
-from onnxopt.quantization.calibrators import Calibrator, choose_range
-from onnxopt.quantization.observers import Histogram, MinMax, Statistics
+from onnxopt.quantization.ranges.calibrators import Calibrator, choose_range
+from onnxopt.quantization.ranges.observers import Histogram, MinMax, Statistics
 from onnxopt.quantization.scheme import CPU_X86
 from onnxopt.quantization.select import place
 from onnxopt.run.session import Feeds

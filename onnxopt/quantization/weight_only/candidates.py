@@ -16,7 +16,7 @@ from onnxopt.errors import ModelError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context, Pass, PassResult
-from onnxopt.quantization.search import Candidate
+from onnxopt.quantization.search.candidates import Candidate
 from onnxopt.quantization.weight_only.blocks import Bits
 from onnxopt.quantization.weight_only.weights import Algorithm, WeightQuantize
 from onnxopt.run.session import open_session

@@ -13,7 +13,7 @@ from onnxopt.data.dataset import Dataset
 from onnxopt.errors import ModelError
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context
-from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
+from onnxopt.quantization.ranges.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import open_session
 

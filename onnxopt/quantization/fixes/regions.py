@@ -16,7 +16,7 @@ from onnxopt.core.query import Model, constant, label
 from onnxopt.core.tensors import borrow
 from onnxopt.passes.constants import int_attribute, is_op, reason_not_constant, tensor_of
 from onnxopt.passes.shapes import DerivedShapes
-from onnxopt.quantization.channels import FIRST, LAST, Layout, is_per_channel, passed
+from onnxopt.quantization.fixes.channels import FIRST, LAST, Layout, is_per_channel, passed
 from onnxopt.quantization.select import COMPUTE, compute_reason, flag
 
 __all__ = ["NORMS", "Region", "Use", "find_regions", "weight_reason"]

@@ -20,13 +20,13 @@ from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.affine import WeightRange
 from onnxopt.quantization.dynamic import DynamicQuantize
-from onnxopt.quantization.equalize import Equalize
-from onnxopt.quantization.outliers import EvenOut
-from onnxopt.quantization.relu6 import ClipToRelu
-from onnxopt.quantization.rounding import Rounding
-from onnxopt.quantization.smooth import Smooth
+from onnxopt.quantization.fixes.equalize import Equalize
+from onnxopt.quantization.fixes.outliers import EvenOut
+from onnxopt.quantization.fixes.relu6 import ClipToRelu
+from onnxopt.quantization.fixes.rounding import Rounding
+from onnxopt.quantization.fixes.smooth import Smooth
+from onnxopt.quantization.fixes.tables import QuantizeTables
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.quantization.tables import QuantizeTables
 from onnxopt.run.session import open_session
 
 __all__ = ["Fixes", "choose_fixes", "choose_rounding"]

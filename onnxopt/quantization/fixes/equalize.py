@@ -20,8 +20,8 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import array_of
-from onnxopt.quantization.regions import Region, find_regions
-from onnxopt.quantization.rescale import SCALES, matrix, rescale
+from onnxopt.quantization.fixes.regions import Region, find_regions
+from onnxopt.quantization.fixes.rescale import SCALES, matrix, rescale
 from onnxopt.quantization.select import COMPUTE
 
 __all__ = ["Equalize"]

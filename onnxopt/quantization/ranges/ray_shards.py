@@ -22,8 +22,8 @@ from onnxopt.core.io import load
 from onnxopt.core.plugins import optional
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError, InputError, OnnxoptError
-from onnxopt.quantization.observers import Statistics
-from onnxopt.quantization.shards import Answer, Shard
+from onnxopt.quantization.ranges.observers import Statistics
+from onnxopt.quantization.ranges.shards import Answer, Shard
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
@@ -119,7 +119,7 @@ def _calibrate(
     *contents: bytes,
 ) -> Answer:
     """Runs in a worker: the statistics of a chunk, or the parts of an error."""
-    from onnxopt.quantization.calibrate import calibrate
+    from onnxopt.quantization.ranges.calibrate import calibrate
 
     with tempfile.TemporaryDirectory(prefix="onnxopt-") as temporary:
         folder = Path(temporary)

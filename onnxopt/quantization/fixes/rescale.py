@@ -12,7 +12,7 @@ from onnxopt.core.edit import Editor, clear_unused, graph_of
 from onnxopt.core.query import constant
 from onnxopt.core.tensors import Array, read
 from onnxopt.passes.constants import array_of, int_attribute, tensor_of
-from onnxopt.quantization.regions import Region
+from onnxopt.quantization.fixes.regions import Region
 from onnxopt.quantization.select import COMPUTE, flag
 
 __all__ = ["SCALES", "matrix", "rescale"]

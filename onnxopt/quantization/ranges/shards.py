@@ -20,7 +20,7 @@ from typing import IO
 from onnxopt import errors
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError, OnnxoptError
-from onnxopt.quantization.observers import Statistics
+from onnxopt.quantization.ranges.observers import Statistics
 from onnxopt.run.target import Target
 
 __all__ = ["Answer", "Shard", "in_processes"]
@@ -94,7 +94,7 @@ def _start(job: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     with (job.with_suffix(".stderr")).open("wb") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "onnxopt.quantization.shard_worker", str(job)],
+            [sys.executable, "-P", "-m", "onnxopt.quantization.ranges.shard_worker", str(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -21,7 +21,7 @@ import onnxruntime as ort
 from onnxopt.core.atomic import write_atomic
 from onnxopt.errors import OutputError
 from onnxopt.measurement.env import relevant_isa
-from onnxopt.quantization.observers import SIDE, Histogram, MinMax, Statistics
+from onnxopt.quantization.ranges.observers import SIDE, Histogram, MinMax, Statistics
 from onnxopt.run.target import Target
 
 __all__ = ["key", "read", "user_folder", "write"]

@@ -22,8 +22,8 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.quantization.regions import NORMS, Region, find_regions
-from onnxopt.quantization.rescale import SCALES, matrix, rescale
+from onnxopt.quantization.fixes.regions import NORMS, Region, find_regions
+from onnxopt.quantization.fixes.rescale import SCALES, matrix, rescale
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.run.tap import tap
 

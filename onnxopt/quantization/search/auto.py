@@ -13,22 +13,22 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.registry import REWRITES, create
-from onnxopt.quantization.budget import Budget
-from onnxopt.quantization.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.dynamic import DynamicQuantize, macs_share
-from onnxopt.quantization.fixes import Fixes, choose_fixes, choose_rounding
+from onnxopt.quantization.fixes.choose import Fixes, choose_fixes, choose_rounding
+from onnxopt.quantization.fixes.rounding import Rounding
 from onnxopt.quantization.forms import is_quantizer, planned, with_float
-from onnxopt.quantization.gains import float_profile, gains, where_it_gains
 from onnxopt.quantization.half.convert import HalfConvert
 from onnxopt.quantization.mixed import MixedQuantize
 from onnxopt.quantization.portability.deployment import Deployment
-from onnxopt.quantization.restore import RANKED_ON, keep_within
-from onnxopt.quantization.rounding import Rounding
-from onnxopt.quantization.runtime import better_settings
-from onnxopt.quantization.search import Candidate, best, not_tried, try_candidate
+from onnxopt.quantization.ranges.calibrators import CALIBRATORS, Calibrator
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.candidates import Candidate, best, not_tried, try_candidate
+from onnxopt.quantization.search.gains import float_profile, gains, where_it_gains
+from onnxopt.quantization.search.restore import RANKED_ON, keep_within
+from onnxopt.quantization.search.runtime import better_settings
+from onnxopt.quantization.search.tryout import least_error, output_errors
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.quantization.tryout import least_error, output_errors
 from onnxopt.quantization.weight_only.candidates import WeightOptions, weight_candidates
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes

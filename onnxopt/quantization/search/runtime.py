@@ -16,9 +16,9 @@ from onnxopt.core.io import save
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.passes.base import Context
-from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.portability.deployment import Deployment
-from onnxopt.quantization.search import Candidate, judge
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.candidates import Candidate, judge
 from onnxopt.run.session import Feeds
 from onnxopt.run.settings import SessionSettings
 from onnxopt.run.target import provider

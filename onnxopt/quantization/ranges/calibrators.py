@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from onnxopt.quantization.observers import SIDE, Histogram, Statistics
+from onnxopt.quantization.ranges.observers import SIDE, Histogram, Statistics
 from onnxopt.quantization.scheme import Grid
 
 __all__ = ["CALIBRATORS", "Calibrator", "choose_range", "needs_histogram"]

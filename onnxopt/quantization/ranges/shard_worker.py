@@ -1,4 +1,4 @@
-"""``python -m onnxopt.quantization.shard_worker JOB``: calibrates one ``shards.Shard``, writes its answer."""
+"""``python -m onnxopt.quantization.ranges.shard_worker JOB``: calibrates one ``shards.Shard``, writes its answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from onnxopt.core.io import load
 from onnxopt.errors import OnnxoptError
-from onnxopt.quantization.calibrate import calibrate
-from onnxopt.quantization.shards import Answer, Shard
+from onnxopt.quantization.ranges.calibrate import calibrate
+from onnxopt.quantization.ranges.shards import Answer, Shard
 
 
 def main(job: Path) -> None:

@@ -24,11 +24,11 @@ from onnxopt.core.tensors import Array, read
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op, single_reader
-from onnxopt.quantization.regions import Region, weight_reason
-from onnxopt.quantization.rescale import rescale
+from onnxopt.quantization.fixes.regions import Region, weight_reason
+from onnxopt.quantization.fixes.rescale import rescale
+from onnxopt.quantization.fixes.smooth import Channels, best_scale, expected_noise, observe, smoothed_regions
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.quantization.select import compute_reason, flag, keep_float, weight_axis
-from onnxopt.quantization.smooth import Channels, best_scale, expected_noise, observe, smoothed_regions
 
 __all__ = ["EvenOut"]
 

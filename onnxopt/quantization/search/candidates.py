@@ -22,10 +22,10 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, Pass
-from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.portability.repair import Repaired, repair
+from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.select import COMPUTE
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds

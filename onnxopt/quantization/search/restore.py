@@ -20,9 +20,9 @@ from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
-from onnxopt.quantization.budget import Budget
 from onnxopt.quantization.forms import Quantizer, planned, quick, with_float
-from onnxopt.quantization.gains import gains
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.gains import gains
 from onnxopt.run.session import Feeds, Session, open_session
 
 __all__ = ["RANKED_ON", "Group", "keep_within", "rank", "restore"]

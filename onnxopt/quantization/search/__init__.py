@@ -1,0 +1,1 @@
+"""Which forms are tried, what each gains and costs, which one is returned."""
