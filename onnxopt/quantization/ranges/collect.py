@@ -1,4 +1,4 @@
-"""Statistics of activations: from an earlier pass where there was one, else from this process, several, or a cluster."""
+"""Statistics of activations: of an earlier pass where there was one, else from one process, several, or a cluster."""
 
 from __future__ import annotations
 
