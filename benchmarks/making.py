@@ -123,7 +123,10 @@ def _peer(method: Method, entry: Entry, output: Path) -> Made:
     words = ["benchmarks.peers.run", str(method.peer), method.config, str(entry.model), str(entry.calibration)]
     ran = run([str(method.python), "-m", *words, str(output)], ROOT, LONGEST_S)
     if ran.exit_code == 0 and output.exists():
-        details = json.loads(last_line(ran.out))
+        try:
+            details = json.loads(last_line(ran.out))
+        except json.JSONDecodeError:  # the peer had the last word
+            details = {}
         return Made(0, "written", "", ran.wall_s, ran.peak_rss_mb, details, method.version)
     reason = plain(last_line(ran.err), entry.model.parent)
     return _failed(ran, reason, method.version)
