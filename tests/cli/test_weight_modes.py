@@ -188,3 +188,12 @@ def test_float16_with_weights_that_a_caller_may_replace(data, tmp_path, invoke: 
     assert outcome.code == 0, outcome
     graph = onnx.load(tmp_path / "o.onnx").graph
     assert {i.name: i.data_type for i in graph.initializer} == dict.fromkeys(("w1", "w2"), onnx.TensorProto.FLOAT)
+
+
+def test_no_algorithm_is_chosen_for_a_form_that_there_is_no_time_for(model, data, invoke: Invoke, monkeypatch) -> None:
+    decided(monkeypatch, "slower")
+    outcome = invoke(*weights(model, data, "--max-drop", 1, "--max-evals", 1))
+    assert outcome.code == 1, outcome
+    assert list(candidates(outcome).values()) == ["not faster", "not tried"]
+    notes = [n for n in json.loads(outcome.out)["notes"] if n["verdict"] == "chosen"]
+    assert len(notes) == 1
