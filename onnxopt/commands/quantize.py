@@ -111,7 +111,8 @@ def quantize(
     budget = Budget(max_evals, time_limit)
     where = deployment(place, target)
     weights = weight_options(algorithm, bits, block_size)
-    check_options(mode, calibrator, rounding, weights, where, has_data=source.path is not None)
+    has_data = source.path is not None
+    check_options(mode, calibrator, rounding, weights, where, has_data=has_data, on_cluster=ray is not None)
     model = open_model(path, target)
     require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)

@@ -23,7 +23,14 @@ WHY_NO_RANGES: dict[Mode, str] = {
 
 
 def check_options(
-    mode: Mode, calibrator: str, rounding: str, weights: WeightOptions, where: Deployment, *, has_data: bool
+    mode: Mode,
+    calibrator: str,
+    rounding: str,
+    weights: WeightOptions,
+    where: Deployment,
+    *,
+    has_data: bool,
+    on_cluster: bool = False,
 ) -> None:
     """Raises when options and mode do not go together.
 
@@ -37,6 +44,17 @@ def check_options(
             where="--mode static",
             fix="give --data, or use --mode dynamic",
         )
+    if mode == "auto" and not has_data:
+        for option, value, default in (("--calibrator", calibrator, "auto"), ("--rounding", rounding, "nearest")):
+            if value != default:
+                raise DataError(
+                    "without data no static form is tried, and the option has no effect",
+                    where=f"{option} {value}",
+                    fix=f"give --data, or leave {option} out",
+                )
+    if on_cluster and (mode not in CALIBRATING or not has_data):
+        why = "without data nothing is calibrated" if mode in CALIBRATING else WHY_NO_RANGES[mode]
+        raise UsageError(why, where=f"--mode {mode} --ray", fix="leave --ray out, or use --mode static with --data")
     if mode not in CALIBRATING and calibrator != "auto":
         raise UsageError(
             WHY_NO_RANGES[mode],
@@ -54,6 +72,12 @@ def check_options(
             f"the target {where.name!r} has no kernels for ranges that are found at run time",
             where=f"--mode dynamic --target {where.name}",
             fix="use --mode static with --data",
+        )
+    if mode == "weights" and where.provider == "tensorrt":
+        raise UsageError(
+            "TensorRT has no kernel for MatMulNBits, the operator of weight-only quantization",
+            where=f"--mode weights --target {where.name}",
+            fix="use --target cuda, or --mode static with --data",
         )
     if mode != "weights" and weights != WeightOptions():
         raise UsageError(

@@ -19,11 +19,13 @@ __all__ = ["raise_opset"]
 def raise_opset(model: Model, minimum: int) -> Model:
     """The model at opset ``minimum`` or above: itself when it is there already, else a converted copy.
 
+    A model that imports no standard operators has none to convert, and is returned as it is.
+
     Raises:
         ModelError: The converters do not know how to convert it.
     """
     found = opset(model)
-    if found >= minimum:
+    if found >= minimum or not found:
         return model
     if total_bytes(model) > EXTERNAL_THRESHOLD:
         raise _refused(found, minimum, "the model is larger than 2 GB")

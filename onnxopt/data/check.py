@@ -8,6 +8,7 @@ never normalised are the most common wrong calibration data.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def require_names(found: Iterable[str], specs: Sequence[TensorSpec], where: str)
     extra = [name for name in names if name not in wanted]
     both = f"expected {_listed(wanted)}; found {_listed(names)}"
     if missing:
-        hint = f": {nearest(missing[0], extra)}" if extra else ""
+        hint = f": {nearest(missing[0], extra)}" if get_close_matches(missing[0], extra, cutoff=0.5) else ""
         raise DataError(
             f"no array for input {_listed(missing)} ({both})",
             where=where,

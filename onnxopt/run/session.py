@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnxopt.errors import DataError, ModelError, ProviderError
 from onnxopt.run.placement import Placed, declined_because, described, placed_elsewhere, record_placement
 from onnxopt.run.providers import CPU, chain, check_installed, printed_reason, quiet_creation, session_threads
-from onnxopt.run.settings import NO_SETTINGS, SessionSettings, read_settings
+from onnxopt.run.settings import NO_SETTINGS, SessionSettings, read_settings, settings_path
 from onnxopt.run.target import Target, provider
 from onnxopt.run.words import said
 
@@ -108,7 +108,7 @@ def open_session(path: Path, target: Target, *, recording: Recording | None = No
     settings = read_settings(path)
     if settings.provider != wanted.short:
         settings = NO_SETTINGS
-    options = _session_options(target, settings)
+    options = _session_options(path, target, settings)
     if recording is not None:
         _record(options, recording)
     try:
@@ -183,7 +183,7 @@ def describe_feeds(feeds: Feeds) -> str:
     return ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in feeds.items()) or "(none)"
 
 
-def _session_options(target: Target, settings: SessionSettings) -> ort.SessionOptions:
+def _session_options(path: Path, target: Target, settings: SessionSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = session_threads(target)
     options.inter_op_num_threads = 1
@@ -191,7 +191,14 @@ def _session_options(target: Target, settings: SessionSettings) -> ort.SessionOp
     if provider(target.provider).name != CPU:
         record_placement(options)
     for key, value in {**settings.session_config, **target.session_config}.items():
-        options.add_session_config_entry(key, value)
+        try:
+            options.add_session_config_entry(key, value)
+        except RuntimeError as error:
+            raise ModelError(
+                f"ONNX Runtime does not take the session setting {key[:40]!r}: {said(error)}",
+                where=settings_path(path).name if key in settings.session_config else path.name,
+                fix="correct or remove that setting",
+            ) from error
     return options
 
 

@@ -198,3 +198,13 @@ def test_everything_excluded_says_so(mode: str, invoke: Invoke, mlp_model: Path,
     arguments = ["quantize", mlp_model, "-o", tmp_path / "o.onnx", "--data", mlp_npz, "--mode", mode]
     outcome = invoke(*arguments, "--exclude", "MatMul")
     assert outcome.code == 4 and "excluded" in outcome.out.splitlines()[0], outcome
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_model_without_standard_operators_has_nothing_to_quantize(
+    mode: str, invoke: Invoke, tmp_path: Path, mlp_npz: Path
+) -> None:
+    text = NOTHING.replace('"" : 17', '"com.microsoft" : 1').replace("Relu(x)", "com.microsoft.Gelu(x)")
+    path = write(parsed(text), tmp_path / "m.onnx")
+    outcome = invoke("quantize", path, "-o", tmp_path / "o.onnx", "--data", mlp_npz, "--mode", mode)
+    assert outcome.code == 4 and "no Conv, Gemm, MatMul" in outcome.out, outcome

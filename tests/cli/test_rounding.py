@@ -19,6 +19,16 @@ def test_rounding_is_judged_reported_and_stamped(cnn_model, cnn_npz, tmp_path, i
     assert stamp["recipe"][-1]["rounding"] == {"taken": "adaround", "declined": "nearest"}[judged["verdict"]]
 
 
-def test_rounding_without_data_is_wrong_usage(mlp_model, mlp_npz, tmp_path, refused) -> None:
+def test_rounding_for_a_form_that_has_no_layers_to_round_for_is_wrong_usage(
+    mlp_model, mlp_npz, tmp_path, refused
+) -> None:
     arguments = ["quantize", mlp_model, "-o", tmp_path / "o.onnx", "--data", mlp_npz, "--mode", "dynamic"]
-    refused(2, [*arguments, "--rounding", "adaround"], "only the weights of static forms")
+    refused(2, [*arguments, "--rounding", "adaround"], "--mode static")
+
+
+def test_what_only_static_forms_use_needs_data(mlp_model, tmp_path, refused) -> None:
+    arguments = ["quantize", mlp_model, "-o", tmp_path / "o.onnx"]
+    refused(3, [*arguments, "--rounding", "adaround"], "--rounding adaround", "--data")
+    refused(3, [*arguments, "--calibrator", "mse"], "--calibrator mse", "--data")
+    refused(2, [*arguments, "--ray", "local"], "--mode auto --ray", "--data")
+    refused(2, [*arguments, "--ray", "local", "--mode", "dynamic"], "--mode dynamic --ray", "calibrates nothing")

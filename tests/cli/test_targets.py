@@ -78,6 +78,11 @@ def test_ranges_found_at_run_time_are_not_for_every_target(refused, cnn_model, t
     refused(2, arguments, "--mode static")
 
 
+def test_weight_only_is_not_for_every_target(refused, cnn_model, tmp_path):
+    arguments = ["quantize", cnn_model, "-o", tmp_path / "o.onnx", "--mode", "weights", "--target", "tensorrt"]
+    refused(2, arguments, "MatMulNBits", "--target cuda")
+
+
 def test_compare_on_avx2_tells_both_accuracies(invoke, quantize, cnn_model, cnn_npz):
     _, output = quantize("--target", "vnni")
     outcome = invoke("--json", "compare", cnn_model, output, "--data", cnn_npz, "--isa", "avx2")

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.cli.command_line import Outcome, latency
-from tests.cli.sample_models import normal, parsed, write
+from tests.cli.sample_models import normal, parsed, with_initializers_as_inputs, write
 
 Invoke = Callable[..., Outcome]
 FEATURES = 128
@@ -179,3 +179,21 @@ def test_bfloat16_without_kernels_is_unchanged_and_says_why(model, data, invoke:
     outcome = invoke("quantize", model, "-o", model.parent / "o.onnx", "--data", data, "--mode", "bfloat16")
     assert outcome.code == 4, outcome
     assert "no bfloat16 kernel for MatMul" in outcome.out
+
+
+def test_float16_with_weights_that_a_caller_may_replace(data, tmp_path, invoke: Invoke, monkeypatch) -> None:
+    decided(monkeypatch, "faster")
+    path = write(with_initializers_as_inputs(wide()), tmp_path / "m.onnx")
+    outcome = invoke("quantize", path, "-o", tmp_path / "o.onnx", "--data", data, "--mode", "float16")
+    assert outcome.code == 0, outcome
+    graph = onnx.load(tmp_path / "o.onnx").graph
+    assert {i.name: i.data_type for i in graph.initializer} == dict.fromkeys(("w1", "w2"), onnx.TensorProto.FLOAT)
+
+
+def test_no_algorithm_is_chosen_for_a_form_that_there_is_no_time_for(model, data, invoke: Invoke, monkeypatch) -> None:
+    decided(monkeypatch, "slower")
+    outcome = invoke(*weights(model, data, "--max-drop", 1, "--max-evals", 1))
+    assert outcome.code == 1, outcome
+    assert list(candidates(outcome).values()) == ["not faster", "not tried"]
+    notes = [n for n in json.loads(outcome.out)["notes"] if n["verdict"] == "chosen"]
+    assert len(notes) == 1

@@ -62,6 +62,12 @@ def test_misnamed_array_gets_the_nearest_name(tmp_path: Path) -> None:
         opened(tmp_path, specs, input_id=np.zeros(2, F32), mask=np.zeros(2, F32))
 
 
+def test_no_name_is_suggested_when_none_is_near(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, vector(F32), pixel=np.zeros(2, F32))
+    assert caught.value.fix == "name the arrays as the model's inputs"
+
+
 def test_arrays_of_different_lengths(tmp_path: Path) -> None:
     specs = [TensorSpec("a", F32, ("N",)), TensorSpec("b", F32, ("N",))]
     with pytest.raises(DataError, match="a: 2, b: 3"):

@@ -47,6 +47,12 @@ def test_settings_of_another_provider_are_not_applied(model: Path) -> None:
     assert open_session(model, Target(threads=1)).settings == NO_SETTINGS
 
 
+def test_a_setting_that_the_runtime_does_not_take_is_named(model: Path) -> None:
+    write_settings(model, SessionSettings("cpu", (), {"": "1"}))
+    with pytest.raises(ModelError, match=r"session setting ''[\s\S]*session\.json"):
+        open_session(model, Target(threads=1))
+
+
 def test_no_settings_remove_those_of_an_earlier_model(model: Path) -> None:
     write_settings(model, SessionSettings("cpu", (), {"session.intra_op.allow_spinning": "0"}))
     assert read_settings(model).session_config == {"session.intra_op.allow_spinning": "0"}

@@ -111,7 +111,8 @@ def _has_floats(node: ir.Node) -> bool:
 def _visible(model: Model, chosen: Iterable[ir.Node]) -> list[str]:
     """The float inputs and computed values of the main graph that the nodes take or give."""
     values = [v for n in chosen if n.graph is model.graph for v in (*n.inputs, *n.outputs) if v is not None]
-    own = {v for node in model.graph for v in node.outputs} | set(model.graph.inputs)
+    fed = {v for v in model.graph.inputs if v.name not in model.graph.initializers}  # the others have a default
+    own = {v for node in model.graph for v in node.outputs} | fed
     seen = [v for v in values if v in own and v.dtype == ir.DataType.FLOAT and tensor_of(v) is None]
     return [name for name in dict.fromkeys(v.name for v in seen) if name]
 

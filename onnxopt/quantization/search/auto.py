@@ -106,13 +106,14 @@ class Search:
         """All attempts: static and dynamic forms, both in one, sensitive layers in float, runtime settings."""
         if self.mode == "weights":
             tried_forms = weight_candidates(
-                lambda name, item, model: self._try(name, item, Fixes(model)),
+                lambda name, item, model: self._try(name, item, Fixes(model), late=True),
                 self.model,
                 self.scorer,
                 self.held_back,
                 self.exclude,
                 self.weights,
                 self.ctx,
+                self.budget,
             )
             return Attempts(tuple(tried_forms), goal="weight-only form is smaller, not slower")
         if self.mode == "float16" or self.mode == "bfloat16":

@@ -16,7 +16,8 @@ from onnxopt.errors import ModelError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.evaluate.drift import DriftMeter
 from onnxopt.passes.base import Context, Pass, PassResult
-from onnxopt.quantization.search.candidates import Candidate
+from onnxopt.quantization.search.budget import Budget
+from onnxopt.quantization.search.candidates import Candidate, not_tried
 from onnxopt.quantization.weight_only.blocks import Bits
 from onnxopt.quantization.weight_only.weights import Algorithm, WeightQuantize
 from onnxopt.run.session import open_session
@@ -76,6 +77,7 @@ def weight_candidates(
     exclude: tuple[str, ...],
     options: WeightOptions,
     ctx: Context,
+    budget: Budget,
 ) -> list[Candidate]:
     """The forms that were tried, the last one possibly good: smaller, within the budget, and faster or just as fast.
 
@@ -89,6 +91,7 @@ def weight_candidates(
         exclude: Patterns of nodes that stay float.
         options: What the user decided.
         ctx: Calibration data, target, folder.
+        budget: Ends the choice of an algorithm for a further form too, which takes longer than to judge it.
     """
     found: list[Candidate] = []
     slower: Bits | None = None
@@ -96,6 +99,10 @@ def weight_candidates(
         if bits == slower:
             continue  # shorter blocks are slower still
         item = WeightQuantize("rtn", bits, block_size, exclude=exclude)
+        over = budget.spent() if budget.evals else None
+        if over is not None:
+            found.append(not_tried(f"weights, int{bits} in blocks of {block_size}", item, over, ctx))
+            break
         items = [replace(item, algorithm=name) for name in _algorithms(options, bits, ctx)]
         made, notes = _least_error(items, model, scorer, held_back, ctx)
         candidate = attempt(f"weights, int{bits} in blocks of {block_size}, {made.item.algorithm}", made, model)
