@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxopt.commands.common import Source, open_data, open_model, workspace
+from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model, input_specs, output_specs
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
@@ -30,7 +31,6 @@ from onnxopt.run.target import Target
 
 __all__ = ["examine_data"]
 
-CALIBRATION_SAMPLES = 128
 """As many as ``quantize`` calibrates on."""
 
 

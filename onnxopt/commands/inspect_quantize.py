@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxopt.commands.common import first_feeds, workspace
+from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.core.report import JSON, Note, Table
@@ -31,7 +32,6 @@ from onnxopt.run.target import Target
 
 __all__ = ["Plan", "plan_quantization"]
 
-CALIBRATION_SAMPLES = 128
 """As many as ``quantize`` calibrates on."""
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 PLACED = ("node", "operator", "runs on", "why float")

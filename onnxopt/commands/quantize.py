@@ -10,19 +10,19 @@ from onnxopt.commands.common import (
     Source,
     check_output,
     first_feeds,
-    open_data,
     open_model,
     workspace,
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
+from onnxopt.commands.quantize_data import split_data
 from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report, with_repairs
+from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.query import Model, nodes
+from onnxopt.core.query import nodes
 from onnxopt.core.report import JSON, Report
-from onnxopt.data.dataset import Dataset, split
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
@@ -36,12 +36,10 @@ from onnxopt.quantization.search.auto import Mode, Search
 from onnxopt.quantization.search.budget import MOST_EVALS, Budget
 from onnxopt.quantization.search.candidates import Candidate, best
 from onnxopt.run.session import open_session
-from onnxopt.run.settings import NO_SETTINGS, write_settings
+from onnxopt.run.settings import settings_path, write_settings
 from onnxopt.run.target import Target
 
 __all__ = ["Mode", "quantize"]
-
-CALIBRATION_SAMPLES = 128
 
 
 def quantize(
@@ -117,7 +115,8 @@ def quantize(
     require_float(model, str(path), requantize=requantize)
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
-    calibration, held_back = _data(source, eval_data, path, model, target)
+    check_writable(settings_path(final))
+    calibration, held_back = split_data(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, calibration, target, source.seed, progress, workers, ray)
@@ -159,7 +158,6 @@ def quantize(
             stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
             save(chosen.model, chosen.path)
             open_session(chosen.path, target)
-            write_settings(final, NO_SETTINGS)
             save(chosen.model, final)
             write_settings(final, chosen.settings)
         report = quantize_report(path, final, attempts, chosen, held_back, calibration, budget, where)
@@ -168,14 +166,6 @@ def quantize(
             report = with_repairs(report, shown, shown.repaired, scorer)
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
-
-
-def _data(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
-    given = open_data(source, path, model, target)
-    if eval_data is not None:
-        judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
-        return given, open_data(judge, path, model, target)
-    return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
 
 
 def _second_best(candidates: Sequence[Candidate], accept_inconclusive: bool, keep_failing: bool) -> Candidate | None:

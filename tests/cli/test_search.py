@@ -71,3 +71,17 @@ def test_an_embedding_is_stored_in_int8(invoke: Invoke, tmp_path: Path, no_clock
     output = tmp_path / "q.onnx"
     assert invoke("quantize", model, "-o", output, "--data", tmp_path / "ids.npz", "--max-drop", 1).code == 0
     assert output.stat().st_size < 0.3 * model.stat().st_size
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_data_of_one_value_are_refused(refused: Invoke, tmp_path: Path, mlp_model: Path, value: float) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.full((40, FEATURES), value, np.float32))
+    command = ["quantize", mlp_model, "-o", tmp_path / "q.onnx", "--data", tmp_path / "flat.npz"]
+    refused(3, command, "all values of the data are the same", "doctor")
+
+
+def test_a_folder_in_the_place_of_the_settings_is_found_before_the_search(
+    refused: Invoke, tmp_path: Path, mlp_model: Path, mlp_npz: Path
+) -> None:
+    (tmp_path / "q.onnx.session.json").mkdir()
+    refused(3, ["quantize", mlp_model, "-o", tmp_path / "q.onnx", "--data", mlp_npz], "q.onnx.session.json")

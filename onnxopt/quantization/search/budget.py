@@ -37,5 +37,6 @@ class Budget:
         if self.evals >= self.max_evals:
             return f"all {self.max_evals} evaluations are spent (--max-evals)"
         if self.time_limit is not None and self.seconds > share * self.time_limit:
-            return f"the time limit of {self.time_limit:g} s is reached (--time-limit)"
+            part = "" if share >= 1 else f"{share:.0%} of "
+            return f"{part}the time limit of {self.time_limit:g} s is spent (--time-limit)"
         return None

@@ -1,0 +1,53 @@
+"""The data of ``quantize``: what calibrates, and what is held back to judge by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from onnxopt.commands.common import Source, open_data
+from onnxopt.core.query import Model
+from onnxopt.data.dataset import Dataset, split
+from onnxopt.errors import DataError
+from onnxopt.run.target import Target
+
+__all__ = ["CALIBRATION_SAMPLES", "split_data"]
+
+CALIBRATION_SAMPLES = 128
+LOOKED_AT = 16
+"""Samples, evenly spaced, in which one value at least must differ."""
+
+
+def split_data(
+    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
+) -> tuple[Dataset, Dataset]:
+    """Samples to calibrate on, and samples to judge by: ``eval_data``, or what calibration leaves of ``source``.
+
+    Raises:
+        DataError: The data cannot be used, or hold one value only.
+    """
+    given = open_data(source, path, model, target)
+    if not given.synthetic and _is_blank(given):
+        raise DataError(
+            "all values of the data are the same: no range and no accuracy follows from them",
+            where=given.source,
+            fix="give real inputs; `onnxopt doctor MODEL --data DATA` looks at them closely",
+        )
+    if eval_data is not None:
+        judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
+        return given, open_data(judge, path, model, target)
+    return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
+
+
+def _is_blank(data: Dataset) -> bool:
+    """Whether every input of the samples that are looked at holds one value, the same in all."""
+    seen: dict[str, object] = {}
+    for index in range(0, len(data), max(1, len(data) // LOOKED_AT)):
+        for name, array in data[index].feeds.items():
+            if not array.size:
+                continue
+            first = array.reshape(-1)[0]
+            if not np.all(array == first) or seen.setdefault(name, first) != first:
+                return False
+    return bool(seen)
