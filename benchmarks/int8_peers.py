@@ -9,7 +9,8 @@ evaluation data). What is made is kept in `benchmarks/.cache/int8_peers` until t
 the code change.
 
 `judge`: the task's metric on the zoo's evaluation data, drift, size, and latency at batch 1 and one thread in
-interleaved pairs: against fp32, and of onnxopt directly against the best peers. Nothing else should run.
+interleaved pairs: against fp32, and of onnxopt directly against the best peers. Nothing else should run. Models that
+were judged before stay in FILE, each with the environment that it was judged in.
 Exit code 1 when a model that onnxopt wrote is slower than fp32 or drops by more than the budget it was given.
 """
 
@@ -80,11 +81,14 @@ def _judge(plan: Sequence[tuple[Entry, Method]], out: Path, progress: TerminalPr
     block = environment(Target(threads=1))  # before: it tells how busy the machine was at the start
     entries = judge_all(plan, progress)
     block["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
-    document = finite({"environment": block, "entries": entries})
+    judged = {entry["id"]: {**entry, "environment": block} for entry in entries}
+    others = json.loads(out.read_text(encoding="utf-8"))["entries"] if out.exists() else []
+    merged = {entry["id"]: entry for entry in others} | judged
+    document = finite({"entries": [merged[name] for name in IDS if name in merged]})
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(report(document))
-    broken = [f"{e['id']} {row['method']}" for e in document["entries"] for row in e["rows"] if row["broken_promise"]]
+    broken = [f"{e['id']} {row['method']}" for e in judged.values() for row in e["rows"] if row["broken_promise"]]
     for line in broken:
         progress.note(f"broken promise: {line}")
     return 1 if broken else 0
