@@ -20,11 +20,8 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/pyright
 
-# Two at a time: those of the command line wait for processes that measure, the others compute.
 pytest: $(VENV)/test.stamp
-	@$(BIN)/pytest -p no:cacheprovider tests/cli & cli=$$!; \
-	$(BIN)/pytest tests --ignore tests/cli; rest=$$?; \
-	wait $$cli && exit $$rest
+	$(BIN)/pytest
 
 # onnxruntime-openvino and onnxruntime are the same module: one of them in a virtual environment.
 test-openvino: $(OV)/openvino.stamp
