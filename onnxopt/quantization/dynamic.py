@@ -24,7 +24,7 @@ from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
-from onnxopt.quantization.patterns import excluded
+from onnxopt.quantization.patterns import excluded, left_float
 from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.recurrent import RECURRENT, quantize_lstm, recurrent_reason
 from onnxopt.quantization.scheme import CPU_X86, PerAxis, QuantScheme
@@ -35,7 +35,6 @@ __all__ = ["DYNAMIC", "DynamicQuantize", "dynamic_reason", "macs_share"]
 OPSET = 11
 """The first opset with DynamicQuantizeLinear."""
 DYNAMIC = frozenset({"MatMul", "Gemm", "LSTM"})
-KEPT = "integers take longer here, or cost more accuracy than they gain"
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,7 @@ class DynamicQuantize:
         del ctx
         excluded(nodes(model), self.exclude)
         model = raise_opset(model, OPSET)
-        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
-        kept = frozenset(self.keep_float)
-        skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
+        skip = left_float(nodes(model), self.exclude, self.keep_float)
         writer = _Writer(model, self)
         changes = 0
         notes: list[Note] = []

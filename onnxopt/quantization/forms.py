@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeGuard, TypeVar
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.quantization.dynamic import DynamicQuantize, dynamic_reason
 from onnxopt.quantization.mixed import MixedQuantize
-from onnxopt.quantization.patterns import excluded
+from onnxopt.quantization.patterns import left_float
 from onnxopt.quantization.recurrent import RECURRENT
 from onnxopt.quantization.select import COMPUTE
 from onnxopt.quantization.static import StaticQuantize
@@ -46,11 +46,10 @@ def planned(item: Quantizer, model: Model) -> tuple[str, ...]:
     if isinstance(item, MixedQuantize):
         reached = {*planned(item.static, model), *planned(item.dynamic, model)}
         return tuple(label(n) for n in nodes(model) if label(n) in reached)
-    skip = excluded(nodes(model), item.exclude, strict=False)
-    kept = frozenset(item.keep_float)
+    skip = left_float(nodes(model), item.exclude, item.keep_float)
     return tuple(
         label(n)
         for n in nodes(model)
-        if n.op_type in COMPUTE | RECURRENT and n.domain == "" and n not in skip and label(n) not in kept
+        if n.op_type in COMPUTE | RECURRENT and n.domain == "" and n not in skip
         if dynamic_reason(n) is None
     )

@@ -10,7 +10,9 @@ import onnx_ir as ir
 from onnxopt.core.query import label
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["excluded", "matching"]
+__all__ = ["excluded", "left_float", "matching"]
+
+KEPT = "integers take longer here, or cost more accuracy than they gain"
 
 
 def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True) -> frozenset[ir.Node]:
@@ -36,3 +38,10 @@ def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: 
 def matching(candidates: Iterable[ir.Node], pattern: str) -> list[ir.Node]:
     """The nodes whose name or op type matches a shell-style ``pattern``."""
     return [n for n in candidates if fnmatch.fnmatchcase(label(n), pattern) or n.op_type == pattern]
+
+
+def left_float(candidates: Iterable[ir.Node], exclude: Sequence[str], keep_float: Sequence[str]) -> dict[ir.Node, str]:
+    """The nodes that are to stay float, with the reason: those of the user's patterns, then those with such labels."""
+    listed, kept = list(candidates), frozenset(keep_float)
+    found = dict.fromkeys(excluded(listed, exclude, strict=False), "excluded")
+    return found | {n: KEPT for n in listed if n not in found and label(n) in kept}

@@ -28,7 +28,7 @@ from onnxopt.quantization.barrier import protect_float, unprotect
 from onnxopt.quantization.existing import existing_grid, leaves_on_grid
 from onnxopt.quantization.fixes.bias import can_correct, correct_bias
 from onnxopt.quantization.fixes.rounding import Rounding, round_weights
-from onnxopt.quantization.patterns import excluded
+from onnxopt.quantization.patterns import excluded, left_float
 from onnxopt.quantization.qdq import GridPoint, PairWriter
 from onnxopt.quantization.ranges.calibrators import Calibrator, choose_range, needs_histogram
 from onnxopt.quantization.ranges.collect import statistics
@@ -42,7 +42,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 OPSET = 13
 """The first opset in which DequantizeLinear has an axis."""
-KEPT = "integers take longer here, or cost more accuracy than they gain"
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,7 @@ class StaticQuantize:
         return model, skip, inlined.notes
 
     def _skipped(self, model: Model) -> dict[ir.Node, str]:
-        skip = dict.fromkeys(excluded(nodes(model), self.exclude, strict=False), "excluded")
-        kept = frozenset(self.keep_float)
-        skip |= {n: KEPT for n in nodes(model) if n not in skip and label(n) in kept}
+        skip = left_float(nodes(model), self.exclude, self.keep_float)
         if self.float_stem:
             skip |= dict.fromkeys(stems(model), "the integer kernel gains nothing on the first layers")
         return skip

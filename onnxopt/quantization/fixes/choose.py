@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from onnxopt.core.io import save
@@ -27,7 +26,7 @@ from onnxopt.quantization.fixes.rounding import Rounding
 from onnxopt.quantization.fixes.smooth import Smooth
 from onnxopt.quantization.fixes.tables import QuantizeTables
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.run.session import open_session
+from onnxopt.run.session import Session, open_session
 
 __all__ = ["Fixes", "choose_fixes", "choose_rounding"]
 
@@ -142,16 +141,15 @@ def _judge(
 ) -> _Judge:
     fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
     check = check.take(range(min(SAMPLES, len(check))))
-    judge = _Judge(ctx.workdir / "fixes_float.onnx", quantize, check, output, replace(ctx, data=fit))
-    save(model, judge.reference)
-    return judge
+    save(model, path := ctx.workdir / "fixes_float.onnx")
+    return _Judge(open_session(path, ctx.target), quantize, check, output, replace(ctx, data=fit))
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """Judges one set of fixes after the other in the same way: ``reference`` is the file of the float model."""
+    """Judges one set of fixes after the other in the same way: ``exact`` is the float model, opened once for all."""
 
-    reference: Path
+    exact: Session
     quantize: StaticQuantize | DynamicQuantize
     check: Dataset
     output: str | None
@@ -165,10 +163,10 @@ class _Judge:
             return None
         path = self.ctx.workdir / "fixes_tried.onnx"
         save(result.model, path)
-        first, second = (open_session(p, self.ctx.target) for p in (self.reference, path))
+        candidate = open_session(path, self.ctx.target)
         meter = DriftMeter()
         for sample in self.check:
-            meter.update(first.run(sample.feeds), second.run(sample.feeds))
+            meter.update(self.exact.run(sample.feeds), candidate.run(sample.feeds))
         found = [d.sqnr_db for d in meter.result() if d.sqnr_db is not None and self.output in (None, d.name)]
         return sum(max(-PERFECT_DB, min(db, PERFECT_DB)) for db in found) / len(found) if found else None
 

@@ -204,9 +204,10 @@ class Search:
         """The model with layers in forms that have integer kernels; ``None``: that puts no more layers on integers."""
         model, passes = fixes.model.clone(), list[Pass]()
         for name in REWRITES:
-            result = create(name).run(model, self.ctx)
+            rewrite = create(name)
+            result = rewrite.run(model, self.ctx)
             model = result.model
-            passes += [create(name)] if result.changes else []
+            passes += [rewrite] if result.changes else []
         more = bool(passes) and len(planned(item, model)) > len(planned(item, fixes.model))
         return replace(fixes, model=model, passes=(*fixes.passes, *passes)) if more else None
 
@@ -238,7 +239,7 @@ class Search:
         fixes = Fixes(self.model)
         if self.mode == "auto" and has_data and self.ctx.data is not None:
             fixes = choose_fixes(self.model, item, self.ctx.data, self._judged, self.ctx, self._out_of_time)
-            item = replace(item, weight_range=fixes.weight_range)
+            item = fixes.of(item)
             fixed.append(replace(fixes, notes=tuple(replace(n, node=f"dynamic: {n.node}") for n in fixes.notes)))
         return [self._try("dynamic", item, fixes)]
 
