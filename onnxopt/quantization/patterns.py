@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxopt.core.query import label
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["excluded", "left_float", "matching"]
+__all__ = ["KEPT", "excluded", "left_float", "matching"]
 
 KEPT = "integers take longer here, or cost more accuracy than they gain"
 

@@ -5,8 +5,9 @@ import numpy as np
 from onnxopt.core.query import label
 from onnxopt.measurement.profile import NodeTime, Profile
 from onnxopt.measurement.regions import RegionTime
+from onnxopt.quantization.patterns import KEPT
 from onnxopt.quantization.search.gains import losing_nodes, where_it_gains
-from onnxopt.quantization.static import KEPT, StaticQuantize
+from onnxopt.quantization.static import StaticQuantize
 from tests.quantization.conftest import Lab
 
 
