@@ -109,10 +109,10 @@ class _Reader:
 
     def scores(self, units: Array, *, repair: bool) -> Array:
         """What each unit costs to remove now."""
-        rows = [self.rows[u] for u in units]
+        rows: list[Array] = [self.rows[int(u)] for u in units]
         if len({len(r) for r in rows}) > 1:
-            return np.array([self._score(np.array([r]), repair)[0] if len(r) else 0.0 for r in rows])
-        return self._score(np.array(rows), repair) if len(rows[0]) else np.zeros(len(units))
+            return np.array([float(self._score(r[None], repair)[0]) if len(r) else 0.0 for r in rows])
+        return self._score(np.stack(rows), repair) if len(rows[0]) else np.zeros(len(units))
 
     def _score(self, rows: Array, repair: bool) -> Array:
         own = self.weight[rows]
@@ -122,7 +122,7 @@ class _Reader:
 
     def remove(self, units: Array) -> float:
         """Eliminates the rows of some units; what they cost together."""
-        gone = np.concatenate([self.rows[u] for u in units]) if len(units) else np.empty(0, np.int64)
+        gone: Array = np.concatenate([self.rows[int(u)] for u in units])
         if not len(gone):
             return 0.0
         block = self.inverse[np.ix_(gone, gone)]

@@ -1,4 +1,4 @@
-"""Linear nodes as matrices: rows are what is read (a channel has one row for each tap of the kernel), columns are made."""
+"""Linear nodes as matrices: rows are what is read (a row for each tap of the kernel), columns are made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Layer:
         linear: The node, its weights, its axes.
         name: Its label.
         reads: What its rows are.
-        rows: Id of each row of one group; ``None``: no row can go. For a depthwise Conv the ids are those of the groups.
+        rows: Id of each row of one group, for a depthwise Conv of each group; ``None``: no row can go.
         columns: Id of each column, over all groups; ``None``: no column can go.
         can_solve: Whether better weights follow from rows and outputs: nothing else reads the weights.
     """

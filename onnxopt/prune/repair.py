@@ -126,9 +126,7 @@ def _zeros(structure: Structure, stays: Alive) -> dict[str, Array]:
     return found
 
 
-def _solve(
-    layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights: dict[str, Array], seed: int
-) -> bool:
+def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights: dict[str, Array], seed: int) -> bool:
     """Whether the layer got new weights: something it reads is not as in the original."""
     linear = layer.linear
     name, bias_name = linear.weight.name or "", linear.bias.name if linear.bias is not None else None
@@ -143,29 +141,52 @@ def _solve(
     if sums is None:
         return False
     present = layer.matrix(weights.get(name, full)).copy()
-    moved = offsets.copy()
-    for group, (fit, held) in enumerate(sums):
-        inner, outer = rows[group], columns[group]
-        if not inner.any() or not outer.any():
-            continue
-        start = present[group][np.ix_(inner, outer)]
-        solver = solve if isinstance(fit, Sums) else solve_dual
-        fit.flush()
-        held.flush()
-        better, bias = solver(fit, held, start, offsets[group][outer] if has_bias else None)  # pyright: ignore[reportArgumentType]
-        present[group][np.ix_(inner, outer)] = better
-        if bias is not None:
-            moved[group][outer] = bias
+    moved: Array = offsets.copy()
+    inside = _inside(rows, columns)
+    start = present[inside].reshape(sums.shape)
+    bias = offsets[columns].reshape(sums.shape[0], sums.shape[2]) if has_bias else None
+    better, bias = sums.solve(start, bias)
+    present[inside] = better.ravel()
+    if bias is not None:
+        moved[columns] = bias.ravel()
     weights[name] = layer.weight(present, full)
     if has_bias and bias_name is not None and linear.bias is not None:
         like = numbers(linear.bias)
         moved[~columns] = 0
-        weights[bias_name] = moved.reshape(like.shape).astype(like.dtype)
+        new: Array = moved.reshape(like.shape)
+        weights[bias_name] = new.astype(like.dtype)
     return True
 
 
 def _is_own(bias: ir.Value) -> bool:
     return len(list(bias.uses())) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What is solved from, for the groups that are left.
+
+    Attributes:
+        shape: Groups, rows and columns that are left.
+        fit: From the samples to fit to.
+        held: From the others.
+    """
+
+    shape: tuple[int, int, int]
+    fit: Sums | Vectors
+    held: Sums | Vectors
+
+    def solve(self, start: Array, bias: Array | None) -> tuple[Array, Array | None]:
+        if isinstance(self.fit, Vectors) and isinstance(self.held, Vectors):
+            return solve_dual(self.fit, self.held, start, bias)
+        if isinstance(self.fit, Sums) and isinstance(self.held, Sums):
+            return solve(self.fit, self.held, start, bias)
+        raise TypeError("sums and vectors do not go together")
+
+
+def _inside(rows: Array, columns: Array) -> Array:
+    """Mask of the weights that are left, (groups, rows, columns)."""
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def _gather(
@@ -177,20 +198,18 @@ def _gather(
     rows: Array,
     columns: Array,
     seed: int,
-) -> list[tuple[Sums, Sums] | tuple[Vectors, Vectors]] | None:
-    """For each group sums to fit to and sums held out; ``None``: the layer reads what it did before."""
-    groups = matrix.shape[0]
+) -> _Sums | None:
+    """What to solve from; ``None``: the layer reads what it did before, or nothing of it is left."""
+    left = rows.any(axis=1) & columns.any(axis=1)
+    if not left.any():
+        return None
+    shape = int(left.sum()), int(rows[left][0].sum()), int(columns[left][0].sum())
     samples = len(original.feeds)
-    wide = int(rows[0].sum()) > WIDEST
-    if wide:
-        places = max(1, DUAL_VECTORS // samples)
-    else:
-        places = min(MOST_PLACES, max(PLACES, VECTORS_A_ROW * layer.reads.size // max(samples, 1)))
+    wide = shape[0] == 1 and shape[1] > WIDEST
+    wanted = DUAL_VECTORS if wide else max(PLACES * samples, VECTORS_A_ROW * layer.reads.size)
+    places = min(MOST_PLACES, max(1, wanted // samples))
     rng = np.random.default_rng([seed, layer.reads.size, matrix.shape[2]])
-    sums: list[tuple[Sums, Sums] | tuple[Vectors, Vectors]] = []
-    for group in range(groups):
-        shape = int(rows[group].sum()), int(columns[group].sum())
-        sums.append((Vectors(), Vectors()) if wide else (Sums(*shape), Sums(*shape)))
+    fit, held = (Vectors(), Vectors()) if wide else (Sums(*shape), Sums(*shape))
     same = bool(rows.all())
     for index in range(samples):
         before = original.value(index, layer.reads.value)
@@ -199,7 +218,7 @@ def _gather(
         chosen = drawn(layer.reads.count(before), places, rng)
         x, now = layer.reads.at(before, chosen), layer.reads.at(after, chosen)
         y = np.matmul(matrix.transpose(0, 2, 1), x) + offsets[:, :, None]
-        for group, pair in enumerate(sums):
-            if rows[group].any() and columns[group].any():
-                pair[index % HELD_OUT == HELD_OUT - 1].update(now[group][rows[group]], y[group][columns[group]])
-    return None if same else sums
+        x_left = now[rows].reshape(shape[0], shape[1], -1)
+        y_left = y[columns].reshape(shape[0], shape[2], -1)
+        (held if index % HELD_OUT == HELD_OUT - 1 else fit).update(x_left, y_left)
+    return None if same else _Sums(shape, fit, held)
