@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from onnxopt.commands.common import Source, check_output, first_feeds, open_data, open_model, workspace
 from onnxopt.commands.fallback import with_fallback
+from onnxopt.commands.inspect_prune import prepared
 from onnxopt.commands.provenance import stamp
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
 from onnxopt.core.io import save
@@ -20,8 +21,6 @@ from onnxopt.errors import ModelError, UsageError, nearest
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.paired import compare_latency
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.pipeline import ROUNDS, run
-from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
 from onnxopt.prune.importance import Importance
 from onnxopt.prune.pruner import Pruner, open_pruner
@@ -30,7 +29,6 @@ from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.patterns import matching
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
-from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
 
 __all__ = ["TIME_LIMIT_S", "prune"]
@@ -134,9 +132,8 @@ def prune(
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, fitted, target, source.seed, progress)
-        clean, _ = run(model, [create("inline-functions"), *map(create, OPTIMIZE)], ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)
-        shapes = observed_shapes(clean, fitted[0].feeds, target, folder)
+        clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
         block = block_size(target, folder) if goal is None or goal.kind == "latency" else DEFAULT_BLOCK
         pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, keep=kept)
         if not pruner.structure.groups:

@@ -8,6 +8,8 @@ one of least error on samples that were held out. With more rows than vectors th
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from scipy import linalg
 
@@ -121,8 +123,9 @@ def _ridge(h: Array, r: Array, start: Array, strength: float) -> Array:
     damping = np.maximum(strength * np.trace(h, axis1=1, axis2=2) / max(size, 1), 1e-30)
     damped = h + np.eye(size) * damping[:, None, None]
     wanted = r - h @ start
-    change: Array = np.linalg.solve(damped, wanted) if len(h) > 1 else _solved(damped[0], wanted[0])[None]
-    return start + change
+    if len(h) > 1:
+        return start + cast(Array, np.linalg.solve(damped, wanted))
+    return start + _solved(damped[0], wanted[0])[None]
 
 
 def _solved(matrix: Array, wanted: Array) -> Array:
@@ -130,7 +133,7 @@ def _solved(matrix: Array, wanted: Array) -> Array:
     try:
         factor = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError:
-        return wanted * np.nan
+        return np.multiply(wanted, np.nan)
     return linalg.cho_solve((factor, True), wanted, check_finite=False)
 
 
