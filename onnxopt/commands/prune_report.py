@@ -89,7 +89,7 @@ def prune_report(
         "tried": [
             {
                 "name": t.name,
-                "share": t.share,
+                "share": None if t.pruned is None else t.share,
                 "sqnr_db": None if t.pruned is None else t.pruned.sqnr_db,
                 "drop": None if t.pruned is None else t.pruned.comparison.drop,
             }
@@ -154,10 +154,10 @@ def _tried_table(outcome: Outcome) -> Table:
     rows = tuple(
         (
             t.name,
-            t.share,
+            None if t.pruned is None else t.share,
             None if t.pruned is None else t.pruned.sqnr_db,
             None if t.pruned is None else t.pruned.comparison.candidate_score,
-            "chosen" if t is outcome.chosen else "not repaired: out of time" if t.pruned is None else "",
+            "chosen" if t is outcome.chosen else "not tried: out of time" if t.pruned is None else "",
         )
         for t in outcome.tried
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -27,7 +28,6 @@ CLOSE = 0.008
 ADJUSTMENTS = 6
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
-MOST_PLANS = 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Tried:
         name: Its name.
         kept: Units that each group keeps.
         share: Its cost as a share of the whole: counted, or measured in this process.
-        pruned: The repaired model; ``None``: time ran out.
+        pruned: The repaired model; ``None``: time ran out before it was tried.
     """
 
     name: str
@@ -109,30 +109,22 @@ def search(
     """
     start = time.monotonic()
     found: list[Tried] = []
-    for name, kept, share in _widths(pruner, price, ratio, feeds):
-        if any(np.array_equal(kept, t.kept) for t in found):
-            continue
+    for name in list(plans(pruner.choices, price.costs, price.whole * ratio)):
         spent = time.monotonic() - start
-        each = spent / max(len(found), 1)
-        if found and spent + each > time_limit:
-            found.append(Tried(name, kept, share, None))
+        if found and spent * (1 + 1 / len(found)) > time_limit:
+            found.append(Tried(name, pruner.choices.full, math.nan, None))
             continue
-        found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
+        kept, share = _widths(pruner, price, ratio, name, feeds)
+        if not any(np.array_equal(kept, t.kept) for t in found):
+            found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
     return sorted(found, key=lambda t: -t.pruned.sqnr_db if t.pruned is not None else float("inf"))
 
 
-def _widths(pruner: Pruner, price: Price, ratio: float, feeds: Sequence[Feeds]) -> Iterator[tuple[str, Array, float]]:
-    names = list(plans(pruner.choices, price.costs, price.whole * ratio))[:MOST_PLANS]
-    for name in names:
-        if price.kind != "latency":
-            kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
-            yield name, kept, float(price.costs(kept)[0]) / price.whole
-        else:
-            yield name, *_timed(pruner, price, ratio, name, feeds)
-
-
-def _timed(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
-    """Widths of one kind whose measured latency is nearest to the goal, from below where one is."""
+def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
+    """Widths of one kind and their cost; a latency is measured, and the nearest to the goal taken, from below if any."""
+    if price.kind != "latency":
+        kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
+        return kept, float(price.costs(kept)[0]) / price.whole
     aim = ratio
     best: tuple[float, Array, float] = (float("inf"), pruner.choices.least, price.least)
     seen: set[bytes] = set()

@@ -34,7 +34,7 @@ DEFAULT_BLOCK = 16
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the units of every group, for the profiles."""
 PROBE_CHANNELS, PROBE_SIZE, PROBE_ROUNDS = 96, 16, 60
-PAIRS, LONGEST_S = 24, 4.0
+PAIRS, LONGEST_S = 24, 2.5
 
 
 def block_size(target: Target, workdir: Path) -> int:
