@@ -121,7 +121,7 @@ def search(
 
 
 def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
-    """Widths of one kind and their cost; a latency is measured, and the nearest to the goal taken, from below if any."""
+    """Widths of one kind and their cost; a latency is measured, and the one nearest to the goal taken."""
     if price.kind != "latency":
         kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
         return kept, float(price.costs(kept)[0]) / price.whole
