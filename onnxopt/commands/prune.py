@@ -31,7 +31,7 @@ from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target
 
-__all__ = ["TIME_LIMIT_S", "prune"]
+__all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
 
 TIME_LIMIT_S = 300.0
 HELD_BACK = 0.25
@@ -128,7 +128,7 @@ def prune(
     _require_float(model, path)
     kept = _kept(model, keep)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
-    fitted, held_back = _split(source, eval_data, path, model, target)
+    fitted, held_back = split_for_pruning(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, fitted, target, source.seed, progress)
@@ -214,7 +214,14 @@ def _kept(model: Model, patterns: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _split(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
+def split_for_pruning(
+    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
+) -> tuple[Dataset, Dataset]:
+    """Samples to fit to, and samples to judge by: ``eval_data``, or a quarter of ``source``.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     given = open_data(source, path, model, target)
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
