@@ -134,8 +134,9 @@ def prune(
         ctx = Context(folder, fitted, target, source.seed, progress)
         feeds = first_feeds(held_back)
         clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
-        block = block_size(target, folder) if goal is None or goal.kind == "latency" else DEFAULT_BLOCK
-        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, keep=kept)
+        timed = goal is None or goal.kind == "latency"
+        block = block_size(target, folder) if timed else DEFAULT_BLOCK
+        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
         if not pruner.structure.groups:
             return nothing(path, pruner)
         price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)

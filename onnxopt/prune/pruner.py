@@ -143,6 +143,7 @@ def open_pruner(
     *,
     method: Importance,
     block: int,
+    strict: bool = False,
     keep: Collection[str] = (),
 ) -> Pruner:
     """Analyses and ranks a cleaned-up model.
@@ -154,13 +155,14 @@ def open_pruner(
         ctx: Data to fit to, target, folder, seed.
         method: How units are ranked.
         block: Channels that the kernels of the target take together.
+        strict: Whether narrow groups are cut in whole blocks too.
         keep: Labels of nodes that keep all their channels.
     """
     full = with_biases(model)
     structure = analyse(full, shapes, keep=keep)
     found = layers(full.graph, structure)
     rankings = rank(full, structure, found, ctx, method)
-    return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block), ctx)
+    return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block, strict=strict), ctx)
 
 
 def _tolerance(model: Model) -> float:
