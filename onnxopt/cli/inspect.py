@@ -15,11 +15,12 @@ __all__ = ["command"]
 @click.argument("model", type=PATH)
 @click.option("--profile", is_flag=True, help="Time of each kernel and node on the target.")
 @click.option("--quantize", is_flag=True, help="What quantization makes of each node; with --data: error and gain.")
+@click.option("--prune", is_flag=True, help="What could be cut: groups of channels, what each holds, barriers.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="With --quantize: names or op types that stay float.")
 @data_options
 @target_options
 @json_option
-def command(model: Path, profile: bool, quantize: bool, exclude: tuple[str, ...], **shared: object) -> int:
+def command(model: Path, profile: bool, quantize: bool, prune: bool, exclude: tuple[str, ...], **shared: object) -> int:
     """Inputs, outputs, operators, parameters, MACs of MODEL, and which nodes would be quantized or why not."""
     from onnxopt.commands.inspect import inspect
 
@@ -29,6 +30,7 @@ def command(model: Path, profile: bool, quantize: bool, exclude: tuple[str, ...]
         target=target(shared),
         with_profile=profile,
         with_quantization=quantize,
+        with_pruning=prune,
         exclude=exclude,
         progress=progress(),
     )

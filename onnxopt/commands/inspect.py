@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from onnxopt.commands.common import Source, first_feeds, open_data, open_model, workspace
+from onnxopt.commands.inspect_prune import Cuts, plan_cuts
 from onnxopt.commands.inspect_quantize import Plan, plan_quantization
 from onnxopt.commands.profile_tables import Profiling, profile_models
 from onnxopt.core.cost import cost
@@ -36,13 +37,15 @@ def inspect(
     target: Target | None = None,
     with_profile: bool = False,
     with_quantization: bool = False,
+    with_pruning: bool = False,
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Inputs, outputs, operators, cost, opsets, control flow, and the placement of integer kernels with reasons.
 
     With ``with_profile`` also the time of each kernel and node on the target; with ``with_quantization`` what static
-    quantization makes of each node that computes, and with data what that costs and gains.
+    quantization makes of each node that computes, and with data what that costs and gains; with ``with_pruning`` the
+    groups of channels that could be cut.
 
     Raises:
         UsageError: A pattern of ``exclude`` matches no node, or there is nothing to exclude nodes from.
@@ -93,6 +96,10 @@ def inspect(
         data = None if source.path is None else open_data(source, path, model, target)
         shown = progress or SilentProgress()
         plan = plan_quantization(model, path, data, exclude, target=target, seed=source.seed, progress=shown)
+    cuts = Cuts({}, (), ())
+    if with_pruning:
+        shown = progress or SilentProgress()
+        cuts = plan_cuts(model, path, open_data(source, path, model, target)[0].feeds, target, shown)
     summary = f"{facts['nodes']} nodes, {figures.params:,} parameters, {size_bytes / 1e6:.2f} MB"
     return Report(
         command="inspect",
@@ -106,6 +113,7 @@ def inspect(
             "quantizable": quantizable,
             **profiled.data,
             **plan.data,
+            **cuts.data,
         },
         tables=(
             Table("Signature", ("", "value"), _signature(model)),
@@ -113,12 +121,14 @@ def inspect(
             Table("Operators", ("operator", "nodes", "integer kernel (static)"), _operators(ops, kinds)),
             *profiled.tables,
             *plan.tables,
+            *cuts.tables,
         ),
         notes=(
             *(Note(n.node, "stays float", n.reason) for n in placement.notes),
             *remarks,
             *profiled.notes,
             *plan.notes,
+            *cuts.notes,
         ),
     )
 

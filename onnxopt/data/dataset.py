@@ -72,8 +72,8 @@ class Dataset:
         return replace(self, order=tuple(self.order[i] for i in indices))
 
 
-def split(dataset: Dataset, *, calibration: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Two disjoint parts: up to ``calibration`` samples (at most half) to fit on, and the rest to judge by.
+def split(dataset: Dataset, *, calibration: int, seed: int, most: float = 0.5) -> tuple[Dataset, Dataset]:
+    """Two disjoint parts: up to ``calibration`` samples (at most the share ``most``) to fit on, the rest to judge by.
 
     With a single sample both parts are that sample.
     """
@@ -81,5 +81,5 @@ def split(dataset: Dataset, *, calibration: int, seed: int) -> tuple[Dataset, Da
     if count < 2:
         return dataset, dataset
     shuffled = np.random.default_rng(seed).permutation(count)
-    cut = min(calibration, count // 2)
+    cut = max(min(calibration, int(count * most)), 1)
     return dataset.take(sorted(shuffled[:cut])), dataset.take(sorted(shuffled[cut:]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor
+from onnxopt.core.tensors import Array
 from onnxopt.passes.constants import array_of, is_op
 from onnxopt.prune.walk import Walk
 
@@ -39,7 +40,7 @@ SIZED = ("Reshape", "Expand", "ConstantOfShape")
 """Operators whose rules look at the elements of the shapes they are given."""
 
 
-def trace(value: ir.Value | None, walk: Walk) -> list[Element] | None:
+def trace(value: ir.Value | None, walk: Walk) -> Sequence[Element] | None:
     """One element for each entry of a shape tensor; ``None``: not even their number is known."""
     if value is None:
         return None
@@ -47,13 +48,13 @@ def trace(value: ir.Value | None, walk: Walk) -> list[Element] | None:
     if array is not None:
         return [Fixed(int(n)) for n in array.ravel().tolist()] if array.dtype.kind in "iu" else None
     node = value.producer()
-    if node is None or value.name not in walk.shapes:
+    if node is None or value.name is None or value.name not in walk.shapes:
         return None
     if is_op(node, "Shape"):
         return _sizes(node, walk)
     if is_op(node, *SAME):
         return trace(node.inputs[0], walk)
-    count = int(np.prod(walk.shapes[value.name]))
+    count = math.prod(walk.shapes[value.name])
     if is_op(node, "Concat"):
         parts = [trace(item, walk) for item in node.inputs]
         return None if any(p is None for p in parts) else [e for p in parts for e in p or ()]
@@ -70,7 +71,7 @@ def trace(value: ir.Value | None, walk: Walk) -> list[Element] | None:
     return [None] * count
 
 
-def _sizes(node: ir.Node, walk: Walk) -> list[Element] | None:
+def _sizes(node: ir.Node, walk: Walk) -> Sequence[Element] | None:
     source = node.inputs[0]
     if source is None or source.name is None:
         return None
@@ -124,7 +125,7 @@ def rewritten(value: ir.Value, changes: Mapping[int, int], edit: Editor, before:
     """
     array = array_of(value)
     if array is not None:
-        new = array.reshape(-1).copy()
+        new: Array = array.reshape(-1).copy()
         for position, number in changes.items():
             new[position] = number
         return edit.add_constant(value.name or "shape", new.reshape(array.shape), before=before)
@@ -148,4 +149,4 @@ def rewritten(value: ir.Value, changes: Mapping[int, int], edit: Editor, before:
 
 def _length(item: ir.Value, walk: Walk) -> int:
     array = array_of(item)
-    return int(np.prod(walk.shapes[item.name or ""])) if array is None else array.size
+    return math.prod(walk.shapes[item.name or ""]) if array is None else array.size

@@ -1,4 +1,4 @@
-"""What can be cut from a model: units (channels that go together) in groups of their like, and what stands in the way."""
+"""What can be cut from a model: units (channels that go together) in groups, and what stands in the way."""
 
 from __future__ import annotations
 

@@ -102,5 +102,3 @@ def _replace(value: ir.Value, array: Array) -> None:
     if producer is not None:
         producer.attributes.clear()
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
-
-

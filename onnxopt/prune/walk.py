@@ -1,5 +1,7 @@
-"""What the rules of the operators read and write while the graph is walked: the ids of every axis, and what must be
-rewritten when channels go."""
+"""What the rules of the operators read and write while the graph is walked.
+
+The ids of every axis, and what must be rewritten when channels go.
+"""
 
 from __future__ import annotations
 
@@ -135,6 +137,10 @@ class Walk:
         if self.is_constant(value):
             return [slot.ids for (owner, _), slot in self.slots.items() if owner is value]
         return [ids for ids in self._found.get(value, ()) if ids is not None]
+
+    def made(self, value: ir.Value) -> Axes:
+        """The ids of the axes of what a node makes; empty: nothing is known of it."""
+        return self._found.get(value, [])
 
     def put(self, value: ir.Value, axes: Sequence[Axis]) -> None:
         """States the ids of what a node makes."""

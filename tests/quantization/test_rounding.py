@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnxopt.passes.base import Context
 from onnxopt.quantization.fixes import rounding
 from onnxopt.quantization.fixes.choose import Fixes, choose_rounding
-from onnxopt.quantization.fixes.gram import Gram, Reads, observe
+from onnxopt.passes.gram import Gram, Reads, observe
 from onnxopt.quantization.fixes.rounding import descend
 from onnxopt.quantization.scheme import CPU_X86
 from onnxopt.quantization.static import StaticQuantize
@@ -106,7 +106,7 @@ def test_the_patches_are_those_that_conv_reads(lab, rng, attributes):
 
 
 def test_long_vectors_are_looked_at_in_parts_and_many_are_sampled(rng, monkeypatch):
-    monkeypatch.setattr("onnxopt.quantization.fixes.gram.WIDEST", 10)
+    monkeypatch.setattr("onnxopt.passes.gram.WIDEST", 10)
     gram, array = Gram(reads := Reads("x", 1, 25)), rng.standard_normal((40, 30, 25)).astype(np.float32)
     vectors = reads.vectors(array, rng)
     assert vectors.shape == (1, 25, 256)
@@ -126,7 +126,7 @@ def test_passes_over_the_data_are_cut_by_memory_and_agree(lab, rng, monkeypatch)
     nodes = [n for n in model.graph if n.op_type == "Conv"]
     reads = [Reads.of(n, n.inputs[0].name, tuple(n.inputs[1].shape), 0) for n in nodes]
     whole = dict(observe(model, reads, lab.context(data)))
-    monkeypatch.setattr("onnxopt.quantization.fixes.gram.BUDGET_BYTES", 1)
+    monkeypatch.setattr("onnxopt.passes.gram.BUDGET_BYTES", 1)
     parts = dict(observe(model, reads, lab.context(data)))
     assert list(parts) == reads
     for item in reads:

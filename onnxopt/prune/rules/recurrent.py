@@ -1,4 +1,4 @@
-"""LSTM, GRU, RNN: hidden units. One unit is a row of each gate, a column of the recurrence, and an entry of the state."""
+"""LSTM, GRU, RNN: a hidden unit is a row of each gate, a column of the recurrence, and an entry of the state."""
 
 from __future__ import annotations
 

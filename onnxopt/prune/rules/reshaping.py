@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxopt.passes.constants import array_of, int_attribute, is_op
 from onnxopt.prune.adjust import ShapeEntries
-from onnxopt.prune.channels import Axis, Ids
+from onnxopt.prune.channels import Ids
 from onnxopt.prune.rules.elementwise import read
 from onnxopt.prune.shape_elements import Fixed, Size, trace
 from onnxopt.prune.walk import Axes, Declined, Walk

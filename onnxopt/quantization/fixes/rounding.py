@@ -30,7 +30,7 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.constants import array_of, is_op, single_reader
-from onnxopt.quantization.fixes.gram import Gram, Reads, observe
+from onnxopt.passes.gram import Gram, Reads, observe
 from onnxopt.quantization.scheme import Grid
 from onnxopt.quantization.select import weight_axis
 

@@ -22,7 +22,7 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.constants import int_attribute
 from onnxopt.run.tap import tap
 
-__all__ = ["Gram", "Reads", "observe"]
+__all__ = ["Gram", "Reads", "drawn", "observe"]
 
 VECTORS = 256
 """At most so many vectors of a call enter, drawn at random: neighbouring patches tell the same."""
@@ -76,18 +76,25 @@ class Reads:
 
     def vectors(self, array: Array, rng: np.random.Generator) -> Array:
         """At most ``VECTORS`` of the vectors in ``array``: (groups, size, count) float32."""
+        return self.at(array, drawn(self.count(array), VECTORS, rng))
+
+    def count(self, array: Array) -> int:
+        """How many vectors are in ``array``."""
         if self.kernel is None:
-            rows = array.reshape(-1, self.size)
-            if len(rows) > VECTORS:
-                rows = rows[np.sort(rng.choice(len(rows), VECTORS, replace=False))]
-            return np.ascontiguousarray(rows.T[None], np.float32)
+            return array.size // self.size
+        return math.prod(self._places(self._windows(array)))
+
+    def at(self, array: Array, chosen: Array) -> Array:
+        """The vectors at some of the places of ``array``: (groups, size, count) float32."""
+        if self.kernel is None:
+            return np.ascontiguousarray(array.reshape(-1, self.size)[chosen].T[None], np.float32)
         windows = self._windows(array)
-        places = (windows.shape[0], *windows.shape[2 : 2 + len(self.kernel)])
-        count = math.prod(places)
-        chosen = np.sort(rng.choice(count, min(count, VECTORS), replace=False))
-        batch, *position = np.unravel_index(chosen, places)
+        batch, *position = np.unravel_index(chosen, self._places(windows))
         found = windows[(batch, slice(None), *position)].reshape(len(chosen), self.groups, self.size)
         return np.ascontiguousarray(found.transpose(1, 2, 0), np.float32)
+
+    def _places(self, windows: Array) -> tuple[int, ...]:
+        return (windows.shape[0], *windows.shape[2 : 2 + len(self.kernel or ())])
 
     def _windows(self, array: Array) -> Array:
         """A view (batch, channels, *positions, *kernel) of the padded input."""
@@ -107,6 +114,11 @@ class Reads:
             total = max((-(-size // stride) - 1) * stride + span - size, 0)
             half = total // 2
             yield (half, total - half) if self.auto_pad == "SAME_UPPER" else (total - half, half)
+
+
+def drawn(count: int, most: int, rng: np.random.Generator) -> Array:
+    """At most ``most`` of ``count`` places, in order; no number is drawn where all are taken."""
+    return np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
 
 
 class Gram:

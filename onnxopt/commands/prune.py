@@ -1,0 +1,268 @@
+"""``prune``: structured pruning to a measured latency, or to a share of the work or the parameters, and its repair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from onnxopt.commands.common import Source, check_output, first_feeds, open_data, open_model, workspace
+from onnxopt.commands.fallback import with_fallback
+from onnxopt.commands.inspect_prune import prepared
+from onnxopt.commands.provenance import stamp
+from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
+from onnxopt.core.io import save
+from onnxopt.core.progress import Progress, SilentProgress
+from onnxopt.core.query import Model, label, nodes
+from onnxopt.core.report import JSON, Report
+from onnxopt.data.dataset import Dataset, split
+from onnxopt.errors import ModelError, UsageError, nearest
+from onnxopt.evaluate.compare import Scorer
+from onnxopt.measurement.paired import compare_latency
+from onnxopt.passes.base import Context, PassResult
+from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
+from onnxopt.prune.importance import Importance
+from onnxopt.prune.pruner import Pruner, open_pruner
+from onnxopt.prune.times import DEFAULT_BLOCK, block_size
+from onnxopt.quantization.existing import is_integer
+from onnxopt.quantization.patterns import matching
+from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.settings import NO_SETTINGS, write_settings
+from onnxopt.run.target import Target
+
+__all__ = ["TIME_LIMIT_S", "prune"]
+
+TIME_LIMIT_S = 300.0
+HELD_BACK = 0.25
+"""Of the data, to judge by, where no other data are given."""
+TOLERANCE = 0.02
+"""What the final measurement may lie above a latency goal."""
+BISECTIONS = 4
+LEAST, MOST = 0.25, 0.95
+"""Between these shares of the latency the fastest model within the budget is looked for."""
+
+
+@dataclass(frozen=True)
+class Prune:
+    """What was done, as a recipe.
+
+    Attributes:
+        goal: What was to be reached.
+        importance: How channels were ranked.
+        block: Channels that go together.
+        kept: (name of a group, units it keeps).
+    """
+
+    name: ClassVar[str] = "prune"
+    lossy: ClassVar[bool] = True
+
+    goal: str
+    importance: Importance
+    block: int
+    kept: tuple[tuple[str, int], ...]
+
+    def run(self, model: Model, ctx: Context) -> PassResult:
+        """Not run by itself: the units depend on the data.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError("pruning is no graph pass", where="prune", fix="run `onnxopt prune`")
+
+
+def prune(
+    path: Path,
+    output: Path,
+    source: Source,
+    *,
+    latency: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    max_drop: float | None = None,
+    importance: Importance = "obs",
+    keep: Sequence[str] = (),
+    eval_data: str | None = None,
+    metric: str | None = None,
+    output_name: str | None = None,
+    target: Target | None = None,
+    keep_failing: bool = False,
+    accept_inconclusive: bool = False,
+    time_limit: float = TIME_LIMIT_S,
+    progress: Progress | None = None,
+) -> Report:
+    """Cuts channels, heads and hidden units; solves what reads them for the original outputs; judges; measures.
+
+    Args:
+        path: The model; it is not changed.
+        output: Where the result goes.
+        source: Data to fit to; labels are only used to judge.
+        latency: Share of the latency that may stay, measured on ``target``.
+        macs: Share of the multiply-accumulates that may stay.
+        params: Share of the parameters that may stay.
+        max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
+        importance: How units are ranked.
+        keep: Patterns of node names, or op types, that keep all the channels they make.
+        eval_data: Data to judge by; default: a held-back quarter of ``source``.
+        metric: Name of the metric; default: the one that fits outputs and labels.
+        output_name: Name of the output that the metric judges.
+        target: Where the model is to run.
+        keep_failing: Write the best result even when it fails.
+        accept_inconclusive: Write it when the measurement was too noisy to decide.
+        time_limit: Seconds after which no further way to share the cut out is tried.
+        progress: Told of each step.
+
+    Raises:
+        UsageError: No goal, several, or one that is no share; a pattern that matches nothing; no data.
+        OnnxoptError: The model or the data cannot be used, or the output cannot be written.
+    """
+    goal = _goal(latency, macs, params, max_drop)
+    target, progress = target or Target(), progress or SilentProgress()
+    if source.path is None:
+        raise UsageError(
+            "pruning needs data: what is cut, and what repairs it, follows from them",
+            where="--data",
+            fix="give some hundred unlabelled inputs; labels are only used to judge",
+        )
+    model = open_model(path, target)
+    _require_float(model, path)
+    kept = _kept(model, keep)
+    final = check_output(output, path, source.path, eval_data, source.preprocess)
+    fitted, held_back = _split(source, eval_data, path, model, target)
+    scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
+    with workspace() as folder:
+        ctx = Context(folder, fitted, target, source.seed, progress)
+        feeds = first_feeds(held_back)
+        clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
+        block = block_size(target, folder) if goal is None or goal.kind == "latency" else DEFAULT_BLOCK
+        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, keep=kept)
+        if not pruner.structure.groups:
+            return nothing(path, pruner)
+        price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)
+        if goal is not None and price.least > goal.ratio:
+            return out_of_reach(path, pruner, price, goal)
+        if goal is not None:
+            outcome = _reach(pruner, price, goal, scorer, feeds, time_limit)
+        else:
+            outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
+        report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
+        passes = report.verdict.status.exit_code == 0
+        undecided = report.verdict.status.exit_code == 5 and accept_inconclusive
+        pruned = outcome.chosen.pruned
+        if pruned is None:
+            return report
+        if passes or undecided or keep_failing:
+            facts: dict[str, JSON] = {
+                "max_drop": max_drop,
+                "metric": pruned.comparison.metric,
+                "reference_score": pruned.comparison.reference_score,
+                "candidate_score": pruned.comparison.candidate_score,
+                "samples": pruned.comparison.samples,
+            }
+            widths = tuple(
+                (g.name, int(k)) for g, k in zip(pruner.structure.groups, pruned.kept, strict=True) if k < len(g.units)
+            )
+            item = Prune("" if goal is None else f"{goal.kind} {goal.ratio:g}", importance, block, widths)
+            changes = {"prune": sum(len(g.units) for g in pruner.structure.groups) - int(pruned.kept.sum())}
+            stamp(pruned.model, path, [item], changes=changes, verdict=facts, data=fitted)
+            save(pruned.model, pruned.path)
+            open_session(pruned.path, target)
+            write_settings(final, NO_SETTINGS)
+            save(pruned.model, final)
+        return with_fallback(report, {"input": path, "output": pruned.path}, feeds, target)
+
+
+def _goal(latency: float | None, macs: float | None, params: float | None, max_drop: float | None) -> Goal | None:
+    given = {k: v for k, v in (("latency", latency), ("macs", macs), ("params", params)) if v is not None}
+    if len(given) > 1 or (not given and max_drop is None):
+        raise UsageError(
+            "one goal is needed" if not given else "there is more than one goal",
+            where=" ".join(f"--{k}" for k in given) or "onnxopt prune",
+            fix="give one of --latency, --macs, --params with the share to keep, or --max-drop alone for the fastest "
+            "model within that drop",
+        )
+    for kind, ratio in given.items():
+        if not 0 < ratio < 1:
+            raise UsageError(
+                f"{ratio:g} is no share to keep", where=f"--{kind}", fix="give a number between 0 and 1, such as 0.7"
+            )
+        return Goal(kind, ratio)  # pyright: ignore[reportArgumentType]
+    return None
+
+
+def _require_float(model: Model, path: Path) -> None:
+    integer = [node for node in nodes(model) if is_integer(node)]
+    if integer:
+        raise ModelError(
+            f"the model is quantized: {len(integer)} nodes multiply with integer weights, {label(integer[0])} first",
+            where=str(path),
+            fix="prune the float model that it was made from, then quantize the result on the same data",
+        )
+
+
+def _kept(model: Model, patterns: Sequence[str]) -> frozenset[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        met = matching(nodes(model), pattern)
+        if not met:
+            raise UsageError(
+                f"the pattern {pattern!r} matches no node",
+                where="--keep",
+                fix=nearest(pattern, [label(n) for n in nodes(model)] + [n.op_type for n in nodes(model)]),
+            )
+        found.update(label(node) for node in met)
+    return frozenset(found)
+
+
+def _split(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
+    given = open_data(source, path, model, target)
+    if eval_data is not None:
+        judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
+        return given, open_data(judge, path, model, target)
+    return split(given, calibration=len(given) - int(len(given) * HELD_BACK), seed=source.seed, most=1 - HELD_BACK)
+
+
+def _reach(
+    pruner: Pruner, price: Price, goal: Goal, scorer: Scorer, feeds: Sequence[Feeds], time_limit: float
+) -> Outcome:
+    """The best model for a goal, measured in fresh processes; a latency that misses it then is corrected once."""
+    outcome = _measured(pruner, price, search(pruner, price, goal.ratio, scorer, feeds, time_limit), feeds)
+    if goal.kind != "latency" or outcome.measured is None:
+        return outcome
+    miss = goal.ratio - outcome.measured.ratio
+    if abs(miss) <= TOLERANCE:
+        return outcome
+    aim = min(max(goal.ratio + miss, price.least), 1.0)
+    again = _measured(pruner, price, search(pruner, price, aim, scorer, feeds, time_limit), feeds)
+    return again if again.measured is not None and abs(goal.ratio - again.measured.ratio) < abs(miss) else outcome
+
+
+def _measured(pruner: Pruner, price: Price, tried: Sequence[Tried], feeds: Sequence[Feeds]) -> Outcome:
+    """The first of ``tried``, measured in fresh processes."""
+    best, ctx = tried[0], pruner.ctx
+    if best.pruned is None:
+        return Outcome(best, tuple(tried), None, price)
+    latency = compare_latency(
+        pruner.reference, best.pruned.path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress
+    )
+    return Outcome(best, tuple(tried), latency, price)
+
+
+def _fastest(
+    pruner: Pruner, price: Price, max_drop: float, scorer: Scorer, feeds: Sequence[Feeds], time_limit: float
+) -> Outcome:
+    """The fastest model within the budget, by bisection over the latency; the least cut one where none is."""
+    low, high = max(price.least, LEAST), MOST
+    best: Tried | None = None
+    tried: list[Tried] = []
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        found = search(pruner, price, middle, scorer, feeds, time_limit / BISECTIONS)
+        tried += found
+        within = [t for t in found if t.pruned is not None and t.pruned.comparison.is_within(max_drop)]
+        if within:
+            best, high = within[0], middle
+        else:
+            low = middle
+    chosen = best or max((t for t in tried if t.pruned is not None), key=lambda t: t.share)
+    return _measured(pruner, price, [chosen, *(t for t in tried if t is not chosen)], feeds)

@@ -1,0 +1,160 @@
+"""A model run stage by stage over many samples, so that weights can be changed between the stages.
+
+What is alive between two stages (produced before, read after) is kept for every sample in 16 bits, so that each node
+runs once. Two streams go through the same stages: one with the original weights, one with the changed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.core.edit import nested_graphs
+from onnxopt.core.io import save
+from onnxopt.core.query import Model
+from onnxopt.core.tensors import Array
+from onnxopt.passes.base import Context
+from onnxopt.run.session import Feeds, open_session
+
+__all__ = ["Stage", "Stream", "live_bytes", "stages"]
+
+HALF_LIMIT = 6e4
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The nodes between two cuts of the main graph.
+
+    Attributes:
+        model: These nodes as a model; ``None``: there are none.
+        inputs: Names of the values it reads.
+        outputs: Names of the values it makes that are read later.
+        live: Names of all computed values that are read later.
+    """
+
+    model: Model | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    live: frozenset[str]
+
+
+def stages(model: Model, before: Sequence[ir.Node]) -> list[Stage]:
+    """The stages that end in front of each of these nodes of the main graph, in graph order."""
+    nodes = list(model.graph)
+    place = {node: i for i, node in enumerate(nodes)}
+    ends = [place[node] for node in before]
+    last = _last_reads(nodes)
+    found: list[Stage] = []
+    start = 0
+    live: set[ir.Value] = set()
+    for end in ends:
+        made = {v for node in nodes[start:end] for v in node.outputs if last.get(v, -1) >= end}
+        kept = {v for v in live if last.get(v, -1) >= end}
+        found.append(_stage(model, nodes[start:end], live, made, kept | made))
+        live, start = kept | made, end
+    return found
+
+
+def live_bytes(found: Sequence[Stage], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes of what is kept for one sample, in 16 bits, at the worst cut."""
+    return max((sum(2 * int(np.prod(shapes.get(name, (0,)))) for name in stage.live) for stage in found), default=0)
+
+
+def _last_reads(nodes: Sequence[ir.Node]) -> dict[ir.Value, int]:
+    """Place of the last node that reads each value, in its bodies too."""
+    last: dict[ir.Value, int] = {}
+    for index, node in enumerate(nodes):
+        for value in _read(node):
+            last[value] = index
+    return last
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    found = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        for graph in nested_graphs(attribute):
+            for inner in ir.traversal.RecursiveGraphIterator(graph):
+                found += [value for value in inner.inputs if value is not None]
+    return found
+
+
+def _stage(
+    model: Model, nodes: Sequence[ir.Node], live: set[ir.Value], made: set[ir.Value], after: set[ir.Value]
+) -> Stage:
+    names = frozenset(v.name or "" for v in after)
+    outputs = [v for node in nodes for v in node.outputs if v in made]
+    if not outputs:
+        return Stage(None, (), (), names)
+    fed = set(model.graph.inputs)
+    read = dict.fromkeys(v for node in nodes for v in _read(node) if v in live or v in fed)
+    inputs = [v for v in read if not v.is_initializer()]
+    graph = ir.convenience.extract(model.graph, inputs, outputs)
+    part = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+    return Stage(part, tuple(v.name or "" for v in inputs), tuple(v.name or "" for v in outputs), names)
+
+
+@dataclass
+class Stream:
+    """The live values of every sample; mutable because it moves through the stages.
+
+    Attributes:
+        feeds: Inputs of the model, one mapping a sample.
+        ctx: Target and folder.
+        values: Live values of each sample.
+    """
+
+    feeds: Sequence[Feeds]
+    ctx: Context
+    values: list[dict[str, Array]] = field(default_factory=list[dict[str, Array]])
+
+    def advance(self, stage: Stage, weights: Mapping[str, Array]) -> None:
+        """Runs a stage on every sample, with other values for some constants."""
+        if not self.values:
+            self.values = [{} for _ in self.feeds]
+        session = None
+        if stage.model is not None:
+            path = self.ctx.workdir / "stage.onnx"
+            _with(stage.model, weights, path)
+            session = open_session(path, self.ctx.target)
+        for feeds, values in zip(self.feeds, self.values, strict=True):
+            if session is not None:
+                given = {n: _wide(values[n]) if n in values else feeds[n] for n in stage.inputs}
+                made = session.run(given, list(stage.outputs))
+                values.update({name: _half(np.asarray(array)) for name, array in made.items()})
+            for name in [n for n in values if n not in stage.live]:
+                del values[name]
+
+    def value(self, index: int, name: str) -> Array:
+        """A live value of a sample, or one of its inputs."""
+        values = self.values[index] if self.values else {}
+        return _wide(values[name]) if name in values else self.feeds[index][name]
+
+
+def _half(array: Array) -> Array:
+    if array.dtype != np.float32:
+        return array
+    top = float(np.abs(array).max(initial=0.0))
+    return array.astype(np.float16) if top < HALF_LIMIT else array
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _with(model: Model, weights: Mapping[str, Array], path: Any) -> None:
+    """Saves the model with other values of some constants; the model keeps its own."""
+    old: dict[ir.Value, ir.TensorProtocol | None] = {}
+    for name, value in model.graph.initializers.items():
+        if name in weights:
+            old[value] = value.const_value
+            dtype = None if value.const_value is None else value.const_value.dtype
+            value.const_value = ir.Tensor(weights[name], dtype=dtype, name=name)
+    try:
+        save(model, path)
+    finally:
+        for value, tensor in old.items():
+            value.const_value = tensor
