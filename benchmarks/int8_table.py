@@ -34,7 +34,7 @@ def report(document: Data, *, every: bool = False) -> str:
         (model, method, "reached" if done else "not reached", text)
         for model, method, done, text in check_goals(document["entries"])
     ]
-    return f"{_table(COLUMNS, rows)}\n\n{_table(GOAL_COLUMNS, goals)}"
+    return f"{table(COLUMNS, rows)}\n\n{table(GOAL_COLUMNS, goals)}"
 
 
 def _shown(entry: Data, every: bool) -> list[Data]:
@@ -81,7 +81,7 @@ def _short(reason: str) -> str:
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("|" + "|".join(f" {cell} ".replace("|", "/") for cell in line) + "|" for line in lines)
 

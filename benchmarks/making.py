@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -44,7 +44,7 @@ class Made:
 def capped(entry: Entry) -> Entry:
     """Return `entry` with calibration data of at most as many samples as any method is given."""
     name = entry.calibration.name
-    path = CACHE / entry.id / f"{_digest([entry.calibration])[:12]}-{name}"
+    path = CACHE / entry.id / f"{digest([entry.calibration])[:12]}-{name}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -63,25 +63,35 @@ def model_path(entry: Entry, method: Method) -> Path:
 
 def kept(entry: Entry, method: Method) -> Made | None:
     """Return what `method` did on `entry` (a capped one), or `None`: not made yet, or made from something else."""
-    record = model_path(entry, method).with_suffix(".json")
-    if not record.exists():
-        return None
-    document = json.loads(record.read_text())
-    if document["key"] != _key(entry, method):
-        return None
-    made = Made(**document["made"])
-    return made if made.status != "written" or model_path(entry, method).exists() else None
+    return recorded(model_path(entry, method), _key(entry, method))
 
 
 def make(entry: Entry, method: Method) -> Made:
     """Run `method` on `entry` (a capped one) in a fresh process; keep the model and what there is to say."""
-    path = model_path(entry, method)
-    if not method.python.exists():  # not kept: it may be there the next time
-        reason = f"not installed: make .venv-peer-{method.peer}/peer.stamp"
-        return Made(127, "error", reason, 0.0, 0.0, {}, method.version)
+    if not method.python.exists():
+        return not_installed(str(method.peer), method.version)
+    work = _onnxopt if method.peer is None else _peer
+    return record(model_path(entry, method), _key(entry, method), lambda output: work(method, entry, output))
+
+
+def recorded(path: Path, key: str) -> Made | None:
+    """Return what is known of the model kept at `path`, if it was made under `key`."""
+    written = path.with_suffix(".json")
+    if not written.exists():
+        return None
+    document = json.loads(written.read_text())
+    if document["key"] != key:
+        return None
+    made = Made(**document["made"])
+    return made if made.status != "written" or path.exists() else None
+
+
+def record(path: Path, key: str, work: Callable[[Path], Made]) -> Made:
+    """Let `work` write a model; keep it at `path`, and beside it what there is to say."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         output = Path(folder) / "model.onnx"
-        made = _onnxopt(method, entry, output) if method.peer is None else _peer(method, entry, output)
+        made = work(output)
         path.unlink(missing_ok=True)
         if made.status == "written":
             output.rename(path)
@@ -89,10 +99,15 @@ def make(entry: Entry, method: Method) -> Made:
             settings_path(path).unlink(missing_ok=True)
             if settings.exists():
                 settings.rename(settings_path(path))
-        record = Path(folder) / "made.json"
-        record.write_text(json.dumps({"key": _key(entry, method), "made": asdict(made)}, indent=1) + "\n")
-        record.rename(path.with_suffix(".json"))
+        written = Path(folder) / "made.json"
+        written.write_text(json.dumps({"key": key, "made": asdict(made)}, indent=1) + "\n")
+        written.rename(path.with_suffix(".json"))
     return made
+
+
+def not_installed(peer: str, version: str) -> Made:
+    """What is said of a peer without its environment; not kept, as it may be there the next time."""
+    return Made(127, "error", f"not installed: make .venv-peer-{peer}/peer.stamp", 0.0, 0.0, {}, version)
 
 
 def plain(text: str, *folders: Path) -> str:
@@ -109,10 +124,10 @@ def _onnxopt(method: Method, entry: Entry, output: Path) -> Made:
     try:
         report = json.loads(ran.out)
     except json.JSONDecodeError:
-        return _failed(ran, plain(last_line(ran.err), entry.model.parent), method.version)
+        return failed(ran, plain(last_line(ran.err), entry.model.parent), method.version)
     if "error" in report:
         reason = plain(": ".join(map(str, report["error"].values())), entry.model.parent)
-        return _failed(ran, reason, method.version)
+        return failed(ran, reason, method.version)
     reason = "; ".join(f"{c['name']} {c['outcome']}, {c['reason']}" for c in report["data"]["candidates"])
     status = "written" if output.exists() else "declined"
     details = {"verdict": report["verdict"], **report["data"]}
@@ -121,18 +136,23 @@ def _onnxopt(method: Method, entry: Entry, output: Path) -> Made:
 
 def _peer(method: Method, entry: Entry, output: Path) -> Made:
     words = ["benchmarks.peers.run", str(method.peer), method.config, str(entry.model), str(entry.calibration)]
-    ran = run([str(method.python), "-m", *words, str(output)], ROOT, LONGEST_S)
+    return peer(method.python, [*words, str(output)], entry, output, method.version)
+
+
+def peer(python: Path, words: Sequence[str], entry: Entry, output: Path, version: str) -> Made:
+    """Run the module and arguments `words` in a peer's environment; it is to write `output`."""
+    ran = run([str(python), "-m", *words], ROOT, LONGEST_S)
     if ran.exit_code == 0 and output.exists():
         try:
             details = json.loads(last_line(ran.out))
         except json.JSONDecodeError:  # the peer had the last word
             details = {}
-        return Made(0, "written", "", ran.wall_s, ran.peak_rss_mb, details, method.version)
-    reason = plain(last_line(ran.err), entry.model.parent)
-    return _failed(ran, reason, method.version)
+        return Made(0, "written", "", ran.wall_s, ran.peak_rss_mb, details, version)
+    return failed(ran, plain(last_line(ran.err), entry.model.parent), version)
 
 
-def _failed(ran: Ran, reason: str, version: str) -> Made:
+def failed(ran: Ran, reason: str, version: str) -> Made:
+    """What is said of a process without a result."""
     if ran.exit_code < 0:
         ended = f"longer than {LONGEST_S:g} s" if ran.wall_s >= LONGEST_S else f"ended by signal {-ran.exit_code}"
         reason = f"{ended} at {ran.peak_rss_mb:.0f} MB; {reason}"
@@ -145,10 +165,11 @@ def _key(entry: Entry, method: Method) -> str:
     files = own if method.peer is None else [*sorted(PEERS.glob("*.py")), *sorted((PEERS / method.peer).iterdir())]
     files = [file for file in files if file.is_file()]
     said = json.dumps([method.name, method.config, method.options, method.version, entry.metric])
-    return hashlib.sha256(f"{_digest((entry.model, entry.calibration))} {_digest(files)} {said}".encode()).hexdigest()
+    return hashlib.sha256(f"{digest((entry.model, entry.calibration))} {digest(files)} {said}".encode()).hexdigest()
 
 
-def _digest(paths: Iterable[Path]) -> str:
+def digest(paths: Iterable[Path]) -> str:
+    """Hex digest of the files, and of those in the folders, of `paths`."""
     return _content(tuple(file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])))
 
 

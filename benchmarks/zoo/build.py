@@ -24,6 +24,8 @@ BUILDERS = {
     "crepe": "pitch:build_crepe",
     "digits": "digits:build_digits",
     "clutter": "clutter:build_clutter",
+    "clutter_resnet": "prunable:build_clutter_resnet",
+    "clutter_mobilenet": "prunable:build_clutter_mobilenet",
     "resnet18": "photo_models:build_resnet18",
     "resnet50": "photo_models:build_resnet50",
     "mobilenet_v2": "photo_models:build_mobilenet_v2",

@@ -27,6 +27,8 @@ BATCH_SIZE = 64
 LEARNING_RATE = 4e-3
 SEED = 0
 
+Source = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 class Network(nn.Module):
     """MobileNetV2 for small pictures, (N, 3, 32, 32) -> (N, 10); its stages as in Sandler et al., 2018, table 2."""
@@ -72,7 +74,9 @@ def paint(canvas: torch.Tensor, ink: torch.Tensor, contrast: tuple[float, float]
     return canvas + strength * ink * (torch.rand(count, 3, 1, 1) - canvas)
 
 
-def compose(digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def compose(
+    digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: int, fragments: int = FRAGMENTS
+) -> tuple[np.ndarray, np.ndarray]:
     """Return pictures (count, 3, 32, 32) float32 around 0, and labels (count,) int64; torch's generator decides."""
     shapes = torch.from_numpy(digits.astype(np.float32)[:, None] / 16)
     chosen = torch.randint(len(shapes), (count,))
@@ -82,7 +86,7 @@ def compose(digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: i
         top, left = (int(torch.randint(224 - side + 1, ())) for _ in range(2))
         crop = torch.from_numpy(photos[photo, top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
         canvas[i] = F.interpolate(crop.float() / 255, (SIDE, SIDE), mode="area")[0]
-    for _ in range(FRAGMENTS):
+    for _ in range(fragments):
         ink = warp(shapes[torch.randint(len(shapes), (count,))], (0.5, 0.8), 0.6)
         edge = torch.randint(4, 28, (count, 1, 1, 1))
         ink = ink * (torch.arange(SIDE) < edge) * (torch.rand(count, 1, 1, 1) < 0.8)
@@ -92,37 +96,39 @@ def compose(digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: i
     return ((canvas - 0.5) / 0.25).numpy(), labels[chosen.numpy()].astype(np.int64)
 
 
-def train(images: np.ndarray, labels: np.ndarray) -> nn.Module:
-    """Return the network after `EPOCHS` passes with Adam and a one-cycle learning rate."""
-    network = Network()
+def train(network: nn.Module, images: np.ndarray, labels: np.ndarray, epochs: int) -> nn.Module:
+    """Return the network after `epochs` passes with Adam and a one-cycle learning rate."""
     inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    steps = EPOCHS * -(-len(inputs) // BATCH_SIZE)
+    steps = epochs * -(-len(inputs) // BATCH_SIZE)
     optimiser = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         for part in torch.randperm(len(inputs)).split(BATCH_SIZE):
             optimiser.zero_grad()
             loss = F.cross_entropy(network(inputs[part]), targets[part])
             loss.backward()
             optimiser.step()
             schedule.step()
-        report(f"clutter: epoch {epoch + 1} of {EPOCHS}, loss {loss.item():.3f}")
+        report(f"epoch {epoch + 1} of {epochs}, loss {loss.item():.3f}")
     return network
+
+
+def split() -> tuple[Source, Source]:
+    """Return digits (n, 8, 8), their labels (n,) and photographs, for training and for evaluation."""
+    digits, photos = load_digits(), load_photos()
+    order = np.random.default_rng(SEED).permutation(len(digits.images))
+    images, labels = digits.images[order], digits.target[order]
+    cut, seen = TRAINING_DIGITS, int(len(photos) * TRAINING_SHARE)
+    return (images[:cut], labels[:cut], photos[:seen]), (images[cut:], labels[cut:], photos[seen:])
 
 
 def build_clutter(folder: Path) -> Entry:
     """Train, calibrate on further pictures of the training digits, evaluate on digits and photographs of their own."""
     torch.manual_seed(SEED)
-    digits, photos = load_digits(), load_photos()
-    order = np.random.default_rng(SEED).permutation(len(digits.images))
-    images, labels = digits.images[order], digits.target[order]
-    cut, seen = TRAINING_DIGITS, int(len(photos) * TRAINING_SHARE)
-    known = images[:cut], labels[:cut], photos[:seen]
-    network = train(*compose(*known, TRAINING))
-    for name, part, count in (
-        ("calib", known, CALIBRATION),
-        ("eval", (images[cut:], labels[cut:], photos[seen:]), EVALUATION),
-    ):
+    known, unseen = split()
+    pictures = compose(*known, TRAINING)
+    network = train(Network(), *pictures, EPOCHS)
+    for name, part, count in (("calib", known, CALIBRATION), ("eval", unseen, EVALUATION)):
         pictures, truth = compose(*part, count)
         save_samples(folder / f"{name}.npz", {"input": pictures}, truth)
     export_torch(
