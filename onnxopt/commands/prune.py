@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
 from onnxopt.prune.importance import Importance
 from onnxopt.prune.pruner import Pruner, open_pruner
+from onnxopt.prune.soundness import sound
 from onnxopt.prune.times import DEFAULT_BLOCK, block_size
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.patterns import matching
@@ -139,6 +140,7 @@ def prune(
         pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
         if not pruner.structure.groups:
             return nothing(path, pruner)
+        pruner, unsound = sound(pruner, feeds)
         price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)
         if goal is not None and price.least > goal.ratio:
             return out_of_reach(path, pruner, price, goal)
@@ -147,6 +149,7 @@ def prune(
         else:
             outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
         report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
+        report = replace(report, notes=(*unsound, *report.notes))
         passes = report.verdict.status.exit_code == 0
         undecided = report.verdict.status.exit_code == 5 and accept_inconclusive
         pruned = outcome.chosen.pruned
