@@ -147,7 +147,7 @@ def quantize(
                 **({} if place == HOST else {"target": where.name}),
                 "max_drop": max_drop,
                 # Not what the clock said, which is not the same every time.
-                "within_budget": chosen.comparison.is_within(max_drop),
+                "within_budget": chosen.comparison.promises(max_drop),
                 "metric": chosen.comparison.metric,
                 "reference_score": chosen.comparison.reference_score,
                 "candidate_score": chosen.comparison.candidate_score,

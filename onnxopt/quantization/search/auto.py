@@ -131,6 +131,7 @@ class Search:
         if self.mode == "dynamic" or (self.mode == "auto" and self.place.dynamic and known):
             candidates += self._dynamic(candidates, fixed, has_data=has_data)
         if self.mode == "auto":
+            candidates += self._rounded(candidates, fixed)
             candidates += self._within_budget(candidates)
             leader = best(candidates)
             if leader is not None and self.budget.spent() is None:
@@ -242,6 +243,21 @@ class Search:
             item = fixes.of(item)
             fixed.append(replace(fixes, notes=tuple(replace(n, node=f"dynamic: {n.node}") for n in fixes.notes)))
         return [self._try("dynamic", item, fixes)]
+
+    def _rounded(self, candidates: Sequence[Candidate], fixed: list[Fixes]) -> list[Candidate]:
+        """The most accurate static form with its weights rounded by AdaRound, where none is within the budget."""
+        static = [(c, c.item, c.base) for c in candidates if c.outcome == "inaccurate"]
+        forms = [(c, i, base) for c, i, base in static if isinstance(i, StaticQuantize) and base is not None]
+        given = self.rounding != "nearest" or self.ctx.data is None or self.budget.spent() is not None
+        if best(candidates) is not None or not forms or given or self.ctx.data is None:
+            return []
+        form, item, base = max(forms, key=lambda f: f[0].sqnr_db)
+        before = Fixes(base, form.fixes, item.correct_bias, item.weight_range)
+        fixes = choose_rounding(before, item, self.ctx.data, self._judged, "adaround", self.ctx)
+        fixed.append(fixes)
+        if fixes.rounding == "nearest":
+            return []
+        return [self._try(f"{form.name}, adaround", fixes.of(item), fixes, late=True)]
 
     def _within_budget(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The inaccurate forms with their most sensitive layers in float, searched on half of the samples.

@@ -173,12 +173,11 @@ def judge(
         budget.spend()
     simulated = built.repaired is not None and not place.is_here
     comparison = scorer.compare(built.repaired.after.path if built.repaired and simulated else built.path)
-    drop = f"{comparison.metric} drops by {comparison.drop:.4g}"
-    if comparison.relative:
-        drop = f"{comparison.metric} grows by {comparison.drop:.2%} of itself"
+    drop = _said(comparison)
     judged = replace(built, comparison=comparison)
-    if not comparison.is_within(max_drop):
-        return replace(judged, outcome="inaccurate", reason=f"{drop}, the budget is {max_drop:g}")
+    if not comparison.promises(max_drop):
+        needed = "" if comparison.relative else f" (--max-drop {_needed(comparison):g} would accept it)"
+        return replace(judged, outcome="inaccurate", reason=f"{drop}, the budget is {max_drop:g}{needed}")
     lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
     if lost is not None:
         reason = f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)"
@@ -199,6 +198,22 @@ def judge(
 def not_tried(name: str, item: Pass, why: str, ctx: Context) -> Candidate:
     """The candidate that was left out, with the reason."""
     return Candidate(name, item, None, ctx.workdir / name, 0, "not tried", why)
+
+
+def _said(found: Comparison) -> str:
+    """The drop, and what margins and errors let expect of unseen samples where that is more."""
+    if found.relative:
+        return f"{found.metric} grows by {found.drop:.2%} of itself"
+    text = f"{found.metric} drops by {found.drop:.4g}"
+    expected = found.expected_drop
+    return text if expected is None or expected <= found.drop else f"{text}, on unseen samples by about {expected:.2g}"
+
+
+def _needed(found: Comparison) -> float:
+    """The smallest budget of two digits that the drop, and the expected one, are within."""
+    drop = max(found.drop, found.expected_drop or 0.0)
+    digit = 10.0 ** (math.floor(math.log10(drop)) - 1)
+    return round(math.ceil(drop / digit - 1e-6) * digit, 12)
 
 
 def _declined(notes: Sequence[Note]) -> str:

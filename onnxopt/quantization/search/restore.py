@@ -90,7 +90,7 @@ def keep_within(
         if found is None:
             return False
         lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
-        return found.is_within(limit) and lost is None
+        return found.promises(limit) and lost is None
 
     found: Quantizer | None = None
     for limit in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
