@@ -19,7 +19,7 @@ from onnxopt.commands.quantize_data import split_data
 from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report, with_repairs
 from onnxopt.core.atomic import check_writable
-from onnxopt.core.io import save
+from onnxopt.core.io import save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import nodes
 from onnxopt.core.report import JSON, Report
@@ -156,7 +156,7 @@ def quantize(
             changes = {chosen.item.name: chosen.changes}
             recipe = [*cleanups, *chosen.fixes, chosen.item]
             stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
-            save(chosen.model, chosen.path)
+            save_scratch(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
             write_settings(final, chosen.settings)

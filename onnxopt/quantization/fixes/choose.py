@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset, split
@@ -141,7 +141,7 @@ def _judge(
 ) -> _Judge:
     fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
     check = check.take(range(min(SAMPLES, len(check))))
-    save(model, path := ctx.workdir / "fixes_float.onnx")
+    save_scratch(model, path := ctx.workdir / "fixes_float.onnx")
     return _Judge(open_session(path, ctx.target), quantize, check, output, replace(ctx, data=fit))
 
 
@@ -162,7 +162,7 @@ class _Judge:
         if not result.changes:
             return None
         path = self.ctx.workdir / "fixes_tried.onnx"
-        save(result.model, path)
+        save_scratch(result.model, path)
         candidate = open_session(path, self.ctx.target)
         meter = DriftMeter()
         for sample in self.check:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.errors import ModelError, VerificationError
@@ -131,7 +131,7 @@ def try_candidate(
         return Candidate(name, item, None, path, 0, "invalid", error.what)
     if not result.changes:
         return Candidate(name, item, None, path, 0, "unchanged", _declined(result.notes), notes=result.notes)
-    save(result.model, path)
+    save_scratch(result.model, path)
     repaired, notes = None, result.notes
     if place.saturates and isinstance(item, StaticQuantize | DynamicQuantize):
         repaired = repair(item, model, result, path, feeds, ctx)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
@@ -87,5 +87,5 @@ def losing_nodes(regions: Sequence[RegionTime], plain: Profile) -> list[str]:
 
 
 def _profiled(model: Model, path: Path, feeds: Sequence[Feeds], ctx: Context) -> Profile:
-    save(model, path)
+    save_scratch(model, path)
     return profile(path, feeds, ctx.target, progress=ctx.progress)

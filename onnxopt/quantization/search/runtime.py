@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.passes.base import Context
@@ -59,7 +59,7 @@ def better_settings(
             break
         settings = SessionSettings(provider(ctx.target.provider).short, (name,))
         path = ctx.workdir / f"{found.name}, {settings}.onnx"
-        save(found.model, path)
+        save_scratch(found.model, path)
         twin = replace(found, name=f"{found.name}, {settings}", path=path, settings=settings)
         tried.append(judge(twin, reference, scorer, feeds, max_drop, ctx, place, budget))
     return tried

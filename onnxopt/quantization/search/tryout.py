@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import ModelError
@@ -60,7 +60,7 @@ def output_errors(
                 result = replace(item, calibrator=calibrator).run(model.clone(), ctx)
                 if not result.changes:
                     return {}
-                save(result.model, path)
+                save_scratch(result.model, path)
                 candidate = open_session(path, ctx.target)
             except ModelError:
                 return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from onnxopt.core.io import data_files, save
+from onnxopt.core.io import data_files, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset
@@ -146,7 +146,7 @@ def _least_error(
 def _sqnr_db(made: Model, scorer: Scorer, held_back: Dataset, ctx: Context) -> float | None:
     """SQNR at the judged output on some held-back samples; ``None``: it does not run, or holds no numbers."""
     path = ctx.workdir / "tryout.onnx"
-    save(made, path)
+    save_scratch(made, path)
     try:
         reference, candidate = open_session(scorer.reference, ctx.target), open_session(path, ctx.target)
     except ModelError:
