@@ -17,7 +17,7 @@ from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.commands.quantize_data import split_data
 from onnxopt.commands.quantize_options import check_options, weight_options
-from onnxopt.commands.quantize_report import quantize_report, with_repairs
+from onnxopt.commands.quantize_report import quantize_report, with_nonfinite, with_repairs
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
@@ -29,6 +29,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.fixes.rounding import Rounding
+from onnxopt.quantization.nonfinite import nonfinite_constants
 from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.portability.deployment import HOST, deployment
 from onnxopt.quantization.ranges.calibrators import Calibrator
@@ -164,6 +165,7 @@ def quantize(
         shown = chosen or next((c for c in candidates if c.outcome == "undecided"), None)
         if shown is not None and shown.repaired is not None:
             report = with_repairs(report, shown, shown.repaired, scorer)
+        report = with_nonfinite(report, nonfinite_constants(clean))
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 

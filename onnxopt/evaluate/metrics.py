@@ -221,12 +221,10 @@ def _class_scores(outputs: Sequence[Array]) -> Callable[[Array], Rows] | None:
         return flips.log_odds if _are_probabilities(outputs) else flips.plain_scores
     if not all(o.ndim == 2 for o in outputs):
         return None
+    if not _are_probabilities(outputs):
+        return flips.plain_scores
     sums = np.concatenate([o.astype(np.float64).sum(axis=1) for o in outputs])
-    return (
-        flips.log_probabilities
-        if _are_probabilities(outputs) and np.allclose(sums, 1, atol=1e-3)
-        else flips.plain_scores
-    )
+    return flips.log_probabilities if np.allclose(sums, 1, atol=1e-3) else flips.plain_scores
 
 
 def _is_column(output: Array) -> bool:

@@ -50,6 +50,8 @@ AS_FAST = 1.02
 NEARLY_AS_FAST = 1.1
 """A candidate within this factor is taken instead when its outputs have clearly less error."""
 CLEARLY_DB = 3.0
+LARGE_DROP = 0.2
+"""A budget that allows more than this is no advice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +178,7 @@ def judge(
     drop = _said(comparison)
     judged = replace(built, comparison=comparison)
     if not comparison.promises(max_drop):
-        needed = "" if comparison.relative else f" (--max-drop {_needed(comparison):g} would accept it)"
-        return replace(judged, outcome="inaccurate", reason=f"{drop}, the budget is {max_drop:g}{needed}")
+        return replace(judged, outcome="inaccurate", reason=f"{drop}, the budget is {max_drop:g}{_hint(comparison)}")
     lost = None if scorer.is_chosen else collapsed(comparison.drift, judged=comparison.output)
     if lost is not None:
         reason = f"{drop}, but output {lost.name!r} is lost ({lost.sqnr_db:.1f} dB)"
@@ -209,11 +210,13 @@ def _said(found: Comparison) -> str:
     return text if expected is None or expected <= found.drop else f"{text}, on unseen samples by about {expected:.2g}"
 
 
-def _needed(found: Comparison) -> float:
-    """The smallest budget of two digits that the drop, and the expected one, are within."""
+def _hint(found: Comparison) -> str:
+    """The smallest budget of two digits that the drop, and the expected one, are within; none where they are large."""
     drop = max(found.drop, found.expected_drop or 0.0)
+    if found.relative or not 0 < drop <= LARGE_DROP:
+        return ""
     digit = 10.0 ** (math.floor(math.log10(drop)) - 1)
-    return round(math.ceil(drop / digit - 1e-6) * digit, 12)
+    return f" (--max-drop {math.ceil(drop / digit - 1e-6) * digit:.6g} would accept it)"
 
 
 def _declined(notes: Sequence[Note]) -> str:

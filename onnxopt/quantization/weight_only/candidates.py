@@ -28,6 +28,8 @@ FORMS: tuple[tuple[Bits, int], ...] = ((4, 128), (4, 32), (8, 128))
 """Bits and block size, the smallest first. ONNX Runtime's kernels run blocks of 128 faster than shorter ones; at 8 bits
 shorter ones gain nothing."""
 SAMPLES = 32
+WORTH = 0.995
+"""A file that keeps more of its size than this is no smaller one."""
 ALIKE_FROM = 8
 """From so many bits on the algorithms give the same outputs up to what rounding the activations adds."""
 
@@ -163,8 +165,8 @@ def _with_size(candidate: Candidate, reference: Path) -> Candidate:
     if candidate.latency is None or not candidate.path.exists():
         return candidate
     before, after = (sum(f.stat().st_size for f in data_files(path)) for path in (reference, candidate.path))
-    reason = f"{after / before:.2f} of the size, {candidate.reason}"
-    if after >= before:
+    reason = f"{after / before:.3g} of the size, {candidate.reason}"
+    if after > WORTH * before:
         return replace(candidate, outcome="not smaller", reason=reason)
     if candidate.outcome == "not faster":
         if candidate.latency.decision == "same":
