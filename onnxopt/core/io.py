@@ -181,11 +181,15 @@ def _normalize(proto: onnx.ModelProto) -> None:
 
 def own_data_files(path: Path) -> set[Path]:
     """The data files that an earlier ``save`` to ``path`` has made, which the next one removes."""
+    named = rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data"
     try:
+        # Reading the model takes long, and there is no need where no file has such a name.
+        if not any(re.fullmatch(named, f.name) for f in path.parent.iterdir()):
+            return set()
         files = data_files(path)[1:]
-    except ModelError:
+    except (ModelError, OSError):
         return set()
-    return {f for f in files if re.fullmatch(rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data", f.name)}
+    return {f for f in files if re.fullmatch(named, f.name)}
 
 
 def _payload(model: Model, path: Path) -> bytes:

@@ -95,7 +95,7 @@ def profile(
         path: Model file.
         feeds: Samples to run in turn; at most ``runs`` of them, evenly spaced.
         target: Where it runs.
-        runs: Runs that count; fewer of a model that needs more than 15 seconds for them.
+        runs: Runs that count; fewer of a model that needs more than 6 seconds for them.
         progress: Told of the process.
 
     Raises:
