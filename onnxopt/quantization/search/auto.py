@@ -25,7 +25,7 @@ from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.search.candidates import Candidate, best, not_tried, try_candidate
 from onnxopt.quantization.search.gains import float_profile, gains, where_it_gains
 from onnxopt.quantization.search.restore import RANKED_ON, keep_within
-from onnxopt.quantization.search.runtime import better_settings
+from onnxopt.quantization.search.runtime import better_settings, exact_sums
 from onnxopt.quantization.search.tryout import least_error, output_errors
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
@@ -131,11 +131,12 @@ class Search:
         if self.mode == "dynamic" or (self.mode == "auto" and self.place.dynamic and known):
             candidates += self._dynamic(candidates, fixed, has_data=has_data)
         if self.mode == "auto":
+            args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place, self.budget
+            candidates += exact_sums(candidates, *args)
             candidates += self._rounded(candidates, fixed)
             candidates += self._within_budget(candidates)
             leader = best(candidates)
             if leader is not None and self.budget.spent() is None:
-                args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place, self.budget
                 candidates += better_settings(leader, *args)
         return Attempts(tuple(candidates), tuple(fixed), tried)
 
