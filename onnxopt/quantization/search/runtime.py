@@ -79,7 +79,7 @@ def exact_sums(
     place: Deployment,
     budget: Budget,
 ) -> list[Candidate]:
-    """The last form that was repaired for CPUs without VNNI, as it was before, with a setting that makes sums exact.
+    """The largest form that was repaired for CPUs without VNNI, as it was before, with a setting that makes sums exact.
 
     Here that is measured against the repaired form; elsewhere it is slower by an unknown factor, and tried only where
     nothing else is accurate.
@@ -88,7 +88,7 @@ def exact_sums(
     useful = place.is_here or not any(c.outcome == "undecided" for c in candidates)
     if not place.saturates or not forms or not useful or budget.spent() is not None:
         return []
-    form = forms[-1]
+    form = max(forms, key=lambda c: c.changes)
     if form.base is None or not isinstance(form.item, StaticQuantize | DynamicQuantize):
         return []
     item = replace(form.item, narrow=(), unsigned=())
