@@ -246,13 +246,12 @@ class Search:
         return [self._try("dynamic", item, fixes)]
 
     def _rounded(self, candidates: Sequence[Candidate], fixed: list[Fixes]) -> list[Candidate]:
-        """The most accurate static form with its weights rounded by AdaRound, where none is within the budget."""
-        static = [(c, c.item, c.base) for c in candidates if c.outcome == "inaccurate"]
+        """The static form that is worth restoring with its weights rounded by AdaRound, where that lowers its error."""
+        static = [(c, c.item, c.base) for c in _worth_restoring(candidates)]
         forms = [(c, i, base) for c, i, base in static if isinstance(i, StaticQuantize) and base is not None]
-        given = self.rounding != "nearest" or self.ctx.data is None or self.budget.spent() is not None
-        if best(candidates) is not None or not forms or given or self.ctx.data is None:
+        if not forms or self.rounding != "nearest" or self.ctx.data is None or self.budget.spent() is not None:
             return []
-        form, item, base = max(forms, key=lambda f: f[0].sqnr_db)
+        form, item, base = forms[-1]
         before = Fixes(base, form.fixes, item.correct_bias, item.weight_range)
         fixes = choose_rounding(before, item, self.ctx.data, self._judged, "adaround", self.ctx)
         fixed.append(fixes)

@@ -50,6 +50,8 @@ AS_FAST = 1.02
 NEARLY_AS_FAST = 1.1
 """A candidate within this factor is taken instead when its outputs have clearly less error."""
 CLEARLY_DB = 3.0
+LEAST_OF_GAIN = 0.7
+"""... and only where it keeps this share of the time that is saved: 1.03x is not nearly as fast as 1.12x."""
 LARGE_DROP = 0.2
 """A budget that allows more than this is no advice."""
 
@@ -239,7 +241,8 @@ def best(candidates: Sequence[Candidate]) -> Candidate | None:
     least = min(faster.values())
     as_fast = [c for c, ratio in faster.items() if ratio <= least * AS_FAST]
     chosen = min(as_fast, key=lambda c: c.comparison.drop if c.comparison else 0.0)
-    nearly = [c for c, ratio in faster.items() if ratio <= least * NEARLY_AS_FAST]
+    slowest = min(least * NEARLY_AS_FAST, 1 - (1 - least) * LEAST_OF_GAIN)
+    nearly = [c for c, ratio in faster.items() if ratio <= slowest] or [chosen]
     cleaner = max(nearly, key=lambda c: c.sqnr_db)
     no_worse = _drop(cleaner) <= max(_drop(chosen), 0.0)
     return cleaner if cleaner.sqnr_db >= chosen.sqnr_db + CLEARLY_DB and no_worse else chosen
