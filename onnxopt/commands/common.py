@@ -136,7 +136,7 @@ def as_json(value: Any) -> JSON:
 
 
 def accuracy_table(comparison: Comparison, title: str = "Accuracy") -> Table:
-    """Metric, both scores, drop and its bound."""
+    """Metric, both scores, drop, its bound, and what to expect on other samples where that is known."""
     row = (
         comparison.metric,
         comparison.samples,
@@ -144,8 +144,10 @@ def accuracy_table(comparison: Comparison, title: str = "Accuracy") -> Table:
         comparison.candidate_score,
         comparison.drop,
         comparison.drop_bound,
+        *([] if comparison.expected_drop is None else [comparison.expected_drop]),
     )
-    return Table(title, ("metric", "samples", "reference", "candidate", "drop", "95 % bound"), (row,))
+    known = [] if comparison.expected_drop is None else ["expected drop"]
+    return Table(title, ("metric", "samples", "reference", "candidate", "drop", "95 % bound", *known), (row,))
 
 
 def drift_table(comparison: Comparison) -> Table:

@@ -18,15 +18,18 @@ from onnxopt.commands.common import (
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.saturation import accuracies, audit_data, audit_notes, audit_table, check_isa
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.report import Report, Status, Verdict
+from onnxopt.core.report import Note, Report, Status, Verdict
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Comparison, Scorer, compare_models
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.passes.base import Context
 from onnxopt.quantization.portability.audit import audit
+from onnxopt.run.settings import PRECISE, read_settings
 from onnxopt.run.target import Target
 
 __all__ = ["compare"]
+
+PRECISELY = Note("avx2", "exact", f"the settings beside the model ask for {PRECISE}=1: no sum saturates")
 
 
 def compare(
@@ -87,8 +90,9 @@ def _on_avx2(
     with workspace() as folder:
         ctx = Context(folder, None, target, progress=progress or SilentProgress())
         risks = audit(candidate, (sample.feeds for sample in data), ctx)
-        simulated = scorer.compare(risks.path) if risks.risks else scorer.compare(candidate)
         exact = scorer.compare(candidate)
+        is_precise = read_settings(candidate).session_config.get(PRECISE) == "1"
+        simulated = scorer.compare(risks.path) if risks.risks and not is_precise else exact
     judged = {"without VNNI": simulated, "on this machine": exact}
     return Report(
         command="compare",
@@ -105,9 +109,9 @@ def _on_avx2(
             accuracy_table(simulated, "Accuracy, simulated on AVX2"),
             drift_table(simulated),
             accuracies(judged, "With and without VNNI"),
-            *([audit_table(risks)] if risks.risks else []),
+            *([audit_table(risks)] if risks.risks and not is_precise else []),
         ),
-        notes=(*audit_notes(risks), *data_notes(data)),
+        notes=(*([PRECISELY] if is_precise else audit_notes(risks)), *data_notes(data)),
     )
 
 

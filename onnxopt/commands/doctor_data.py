@@ -31,7 +31,7 @@ from onnxopt.run.target import Target
 
 __all__ = ["examine_data"]
 
-"""As many as ``quantize`` calibrates on."""
+LAYERS = "layers"
 
 
 def examine_data(
@@ -72,6 +72,9 @@ def _with_model(model: Model, path: Path, stock: Inventory, output: str, ctx: Co
     normalised = judge_normalisation(model, input_specs(model), stock, ctx)
     clean, _ = run(model, [create(name) for name in OPTIMIZE], ctx, reference=path, rounds=ROUNDS)
     item = StaticQuantize()
+    nothing = _why_nothing(clean, item, ctx)
+    if nothing is not None:
+        return [Answer(LAYERS, "Is there anything to calibrate?", "doubtful", nothing)]
     watched, places = watch(clean, quantizable(clean), stock.usable, item.calibrator, ctx)
     enough = judge_stability(watched, item.calibrator, len(stock.usable))
     outliers = judge_outliers(watched, places)
@@ -84,6 +87,18 @@ def _with_model(model: Model, path: Path, stock: Inventory, output: str, ctx: Co
     else:
         calibrators = judge_calibrators(errors, item.calibrator)
     return [normalised, enough, outliers, calibrators]
+
+
+def _why_nothing(clean: Model, item: StaticQuantize, ctx: Context) -> str | None:
+    """Why no layer would run on integers; ``None``: some would."""
+    try:
+        result = item.run(clean.clone(), ctx)
+    except OnnxoptError:
+        return None
+    if result.changes:
+        return None
+    first = f" ({result.notes[0].node}: {result.notes[0].reason})" if result.notes else ""
+    return f"it has no Conv, Gemm or MatMul that can run on integers{first}"
 
 
 def _report(path: Path, data: Dataset, answers: Sequence[Answer]) -> Report:
@@ -101,6 +116,9 @@ def _report(path: Path, data: Dataset, answers: Sequence[Answer]) -> Report:
 
 
 def _verdict(path: Path, data: Dataset, answers: Sequence[Answer]) -> Verdict:
+    nothing = next((a.reason for a in answers if a.key == LAYERS and a.word != "fine"), None)
+    if nothing is not None:
+        return Verdict(Status.UNCHANGED, f"there is nothing in {path.name} to calibrate on {data.source}: {nothing}")
     word = worst(a.word for a in answers)
     reasons = "; ".join(a.reason for a in answers if a.word == word)
     if word == "unusable":

@@ -17,9 +17,9 @@ from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
 from onnxopt.commands.quantize_data import split_data
 from onnxopt.commands.quantize_options import check_options, weight_options
-from onnxopt.commands.quantize_report import quantize_report, with_repairs
+from onnxopt.commands.quantize_report import quantize_report, with_nonfinite, with_repairs
 from onnxopt.core.atomic import check_writable
-from onnxopt.core.io import save
+from onnxopt.core.io import save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import nodes
 from onnxopt.core.report import JSON, Report
@@ -29,6 +29,7 @@ from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.quantization.existing import require_float
 from onnxopt.quantization.fixes.rounding import Rounding
+from onnxopt.quantization.nonfinite import nonfinite_constants
 from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.portability.deployment import HOST, deployment
 from onnxopt.quantization.ranges.calibrators import Calibrator
@@ -147,7 +148,7 @@ def quantize(
                 **({} if place == HOST else {"target": where.name}),
                 "max_drop": max_drop,
                 # Not what the clock said, which is not the same every time.
-                "within_budget": chosen.comparison.is_within(max_drop),
+                "within_budget": chosen.comparison.promises(max_drop),
                 "metric": chosen.comparison.metric,
                 "reference_score": chosen.comparison.reference_score,
                 "candidate_score": chosen.comparison.candidate_score,
@@ -156,7 +157,7 @@ def quantize(
             changes = {chosen.item.name: chosen.changes}
             recipe = [*cleanups, *chosen.fixes, chosen.item]
             stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
-            save(chosen.model, chosen.path)
+            save_scratch(chosen.model, chosen.path)
             open_session(chosen.path, target)
             save(chosen.model, final)
             write_settings(final, chosen.settings)
@@ -164,6 +165,7 @@ def quantize(
         shown = chosen or next((c for c in candidates if c.outcome == "undecided"), None)
         if shown is not None and shown.repaired is not None:
             report = with_repairs(report, shown, shown.repaired, scorer)
+        report = with_nonfinite(report, nonfinite_constants(clean))
         models = {"input": path} if chosen is None else {"input": path, "output": chosen.path}
         return with_fallback(report, models, feeds, target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,11 @@ def split_data(
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
         return given, open_data(judge, path, model, target)
-    return split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
+    calibration, held_back = split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
+    if len(given) == 1:
+        note = "there is one sample, which was calibrated on and judged by: that says nothing of others"
+        held_back = replace(held_back, notes=(*held_back.notes, note))
+    return calibration, held_back
 
 
 def _is_blank(data: Dataset) -> bool:

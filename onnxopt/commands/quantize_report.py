@@ -19,7 +19,7 @@ from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.search.candidates import Candidate
 from onnxopt.run.settings import settings_path
 
-__all__ = ["quantize_report", "with_repairs"]
+__all__ = ["quantize_report", "with_nonfinite", "with_repairs"]
 
 
 def quantize_report(
@@ -103,6 +103,18 @@ def with_repairs(report: Report, shown: Candidate, repaired: Repaired, scorer: S
         data={**report.data, "saturation": repair_data(repaired, judged)},
         tables=(*report.tables, repair_table(repaired), accuracies(judged, "Simulated on AVX2")),
     )
+
+
+def with_nonfinite(report: Report, found: Sequence[Note]) -> Report:
+    """The report with the constants that are no numbers, named also as what may be behind a failure."""
+    if not found:
+        return report
+    verdict = report.verdict
+    if verdict.status is not Status.PASS:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        cause = f"the input model has {found[0].node}, of which {found[0].reason}{more}"
+        verdict = replace(verdict, reason=f"{verdict.reason}; {cause}")
+    return replace(report, verdict=verdict, notes=(*found, *report.notes))
 
 
 def _row(candidate: Candidate) -> tuple[str, int, str, str]:

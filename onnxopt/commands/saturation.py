@@ -10,12 +10,12 @@ from onnxopt.errors import UsageError, nearest
 from onnxopt.evaluate.tally import Comparison
 from onnxopt.quantization.portability.audit import Audit, Risk
 from onnxopt.quantization.portability.repair import Repaired
+from onnxopt.run.settings import PRECISE
 from onnxopt.run.target import Target, provider
 
 __all__ = ["accuracies", "audit_data", "audit_notes", "audit_table", "check_isa", "repair_data", "repair_table"]
 
 ISAS = ("avx2",)
-PRECISE = "session.x64quantprecision"
 COLUMNS = ("layer", "kernel", "pairs that can", "sums that did", "SQNR dB")
 
 

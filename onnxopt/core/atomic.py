@@ -25,14 +25,22 @@ MODE = 0o666
 
 @dataclass(frozen=True)
 class Pending:
-    """A file under construction: write to ``file``, then ``commit`` it under its final path."""
+    """A file under construction: write to ``file``, then ``commit`` it under its final path.
+
+    Attributes:
+        file: Where its data go.
+        hidden: Name that it has where it needs one.
+        unnamed: Whether it has no name yet.
+        durable: Whether it must survive a power cut; bringing it to disk takes longer than writing it.
+    """
 
     file: BinaryIO
     hidden: Path
     unnamed: bool
+    durable: bool = True
 
     def commit(self, path: Path) -> None:
-        """Flushes the data to disk and puts the file at ``path`` in one step, replacing what is there."""
+        """Flushes the data and puts the file at ``path`` in one step, replacing what is there."""
         self.flush()
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -40,14 +48,16 @@ class Pending:
                 if self.unnamed:
                     self._link(self.hidden, folder)
                 self.hidden.replace(path)
-            os.fsync(folder)
+            if self.durable:
+                os.fsync(folder)
         finally:
             os.close(folder)
 
     def flush(self) -> None:
-        """Brings what was written to disk."""
+        """Brings what was written to disk, or where it need not last, to the system."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if self.durable:
+            os.fsync(self.file.fileno())
 
     def _link(self, path: Path, folder: int) -> bool:
         """Gives the unnamed file its name; ``False`` when that is taken."""
@@ -60,12 +70,13 @@ class Pending:
 
 
 @contextmanager
-def pending(folder: Path, *, option: str = "-o") -> Generator[Pending]:
+def pending(folder: Path, *, option: str = "-o", durable: bool = True) -> Generator[Pending]:
     """A pending file in ``folder``; what is not committed is removed.
 
     Args:
         folder: Where the file is to appear.
         option: The option that named it, for messages.
+        durable: Whether it is to be flushed to disk.
 
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full.
@@ -75,26 +86,27 @@ def pending(folder: Path, *, option: str = "-o") -> Generator[Pending]:
         descriptor, unnamed = _open(folder, hidden)
         with os.fdopen(descriptor, "w+b") as file:
             try:
-                yield Pending(file, hidden, unnamed)
+                yield Pending(file, hidden, unnamed, durable)
             finally:
                 hidden.unlink(missing_ok=True)
     except OSError as error:
         raise _output_error(folder, error, option) from error
 
 
-def write_atomic(path: Path, payload: bytes, *, option: str = "-o") -> None:
+def write_atomic(path: Path, payload: bytes, *, option: str = "-o", durable: bool = True) -> None:
     """Writes ``payload`` to ``path`` in one step; links are followed, special files are refused.
 
     Args:
         path: Where the file is to appear.
         payload: All of it.
         option: The option that named it, for messages.
+        durable: Whether it is to be flushed to disk.
 
     Raises:
         OutputError: The path cannot be written, or the disk is full.
     """
     final = check_writable(path, option=option)
-    with pending(final.parent, option=option) as draft:
+    with pending(final.parent, option=option, durable=durable) as draft:
         draft.file.write(payload)
         draft.commit(final)
 

@@ -27,7 +27,16 @@ from onnxopt.core.query import Model
 from onnxopt.core.tensors import borrow, read, tensor_bytes
 from onnxopt.errors import ModelError, OutputError
 
-__all__ = ["EXTERNAL_THRESHOLD", "content_hash", "data_files", "load", "own_data_files", "save", "total_bytes"]
+__all__ = [
+    "EXTERNAL_THRESHOLD",
+    "content_hash",
+    "data_files",
+    "load",
+    "own_data_files",
+    "save",
+    "save_scratch",
+    "total_bytes",
+]
 
 EXTERNAL_THRESHOLD = 1_800_000_000
 """Weights above this many bytes go to an external file; protobuf cannot write a message of 2**31 bytes."""
@@ -70,12 +79,21 @@ def save(model: Model, path: Path, *, threshold: int = EXTERNAL_THRESHOLD) -> No
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full.
     """
+    _save(model, path, threshold, durable=True)
+
+
+def save_scratch(model: Model, path: Path) -> None:
+    """``save`` for a file in a working folder, which nobody misses after a power cut: it is not flushed to disk."""
+    _save(model, path, EXTERNAL_THRESHOLD, durable=False)
+
+
+def _save(model: Model, path: Path, threshold: int, *, durable: bool) -> None:
     path = check_writable(path)
     stale = own_data_files(path)
     if total_bytes(model) > threshold:
-        _save_external(model, path)
+        _save_external(model, path, durable=durable)
     else:
-        write_atomic(path, _payload(_inlined(model), path))
+        write_atomic(path, _payload(_inlined(model), path), durable=durable)
     for old in stale - own_data_files(path):
         old.unlink(missing_ok=True)
 
@@ -163,11 +181,15 @@ def _normalize(proto: onnx.ModelProto) -> None:
 
 def own_data_files(path: Path) -> set[Path]:
     """The data files that an earlier ``save`` to ``path`` has made, which the next one removes."""
+    named = rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data"
     try:
+        # Reading the model takes long, and there is no need where no file has such a name.
+        if not any(re.fullmatch(named, f.name) for f in path.parent.iterdir()):
+            return set()
         files = data_files(path)[1:]
-    except ModelError:
+    except (ModelError, OSError):
         return set()
-    return {f for f in files if re.fullmatch(rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data", f.name)}
+    return {f for f in files if re.fullmatch(named, f.name)}
 
 
 def _payload(model: Model, path: Path) -> bytes:
@@ -192,13 +214,13 @@ def _inlined(model: Model) -> Model:
     return copy
 
 
-def _save_external(model: Model, path: Path) -> None:
+def _save_external(model: Model, path: Path, *, durable: bool) -> None:
     """Writes the large tensors to a data file beside ``path`` and the rest to ``path``.
 
     Both are complete on disk before the first gets its name, so that hardly a moment is left in which a killed process
     leaves a data file without its model.
     """
-    with pending(path.parent) as data, pending(path.parent) as main:
+    with pending(path.parent, durable=durable) as data, pending(path.parent, durable=durable) as main:
         copy, location = _externalized(model, path, data.file)
         main.file.write(_payload(copy, path))
         data.flush()

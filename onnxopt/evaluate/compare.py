@@ -12,8 +12,9 @@ from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError, ModelError, UsageError, nearest
 from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.evaluate.flips import FlipMeter
 from onnxopt.evaluate.interface import interface_difference
-from onnxopt.evaluate.metrics import Metric, WholeMetric, choose_metric
+from onnxopt.evaluate.metrics import Metric, RowMetric, WholeMetric, choose_metric
 from onnxopt.evaluate.outputs import as_array, size_bytes
 from onnxopt.evaluate.rows import Array
 from onnxopt.evaluate.tally import Comparison, Tally, conclude
@@ -111,7 +112,7 @@ class Scorer:
             )
         is_first = self._tally is None
         kept, judged = self._tally or Tally(self.metric, self.output), Tally(self.metric, self.output)
-        meter = DriftMeter()
+        meter, flips = DriftMeter(), FlipMeter()
         labels: list[Array] = []
         with self._progress.task(f"comparing {candidate.name}", len(self._data)) as advance:
             for index, sample in enumerate(self._data):
@@ -128,6 +129,7 @@ class Scorer:
                         kept.take(expected, truth)
                     if drift:
                         meter.update(expected, found)
+                        self._add_scores(flips, expected, found, truth)
                 judged.take(found, truth)
                 self._check_count(kept, judged, candidate.name)
                 advance(1)
@@ -142,7 +144,17 @@ class Scorer:
             kept.outputs.clear()
             self._tally = kept
         judged.score = judged.final_score(labels)
-        return conclude(kept, judged, meter.result(), seed=self._seed)
+        return conclude(kept, judged, meter.result(), flips, seed=self._seed)
+
+    def _add_scores(
+        self, flips: FlipMeter, expected: Mapping[str, object], found: Mapping[str, object], truth: Array | None
+    ) -> None:
+        """Adds the class scores of one call, where the metric decides between classes."""
+        if not isinstance(self.metric, RowMetric) or self.metric.class_scores is None:
+            return
+        of = self.metric.class_scores
+        first, second = (as_array(outputs[self.output], self.output) for outputs in (expected, found))
+        flips.update(of(first), of(second), None if self.metric.against_reference else truth)
 
     def _choose(self, name: str | None) -> Metric:
         if not len(self._data):

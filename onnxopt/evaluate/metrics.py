@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxopt.core.plugins import load_function
 from onnxopt.errors import UsageError, nearest
-from onnxopt.evaluate import classes, values
+from onnxopt.evaluate import classes, flips, values
 from onnxopt.evaluate.outputs import is_floating, is_number
 from onnxopt.evaluate.rows import Array, Rows
 from onnxopt.evaluate.sequences import cer_rows
@@ -41,6 +41,8 @@ class RowMetric:
         relative: The drop is relative to the reference's score (scores with a unit), else absolute.
         counts: Items are right or wrong or partly so: equal rows on all items still leave a doubt of about 3 / n.
         proportion: Each row is ``[0 or 1, 1]`` where an item has one answer: discordant pairs can be counted.
+        class_scores: Outputs to ``(n, C)`` scores of which the largest decides, in units in which errors are alike
+            (``flips``); ``None``: no class is decided.
     """
 
     name: str
@@ -51,6 +53,7 @@ class RowMetric:
     relative: bool = False
     counts: bool = True
     proportion: bool = False
+    class_scores: Callable[[Array], Rows] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,12 @@ def _labelled(name: str, outputs: Sequence[Array]) -> RowMetric:
     output = outputs[0]
     match name:
         case "top1" | "accuracy":
+            scores = _class_scores(outputs)
             if _is_scores(output):
                 rows = partial(classes.topk_rows, k=1)
-                return RowMetric("top1", rows, values.ratio_score, proportion=True)
+                return RowMetric("top1", rows, values.ratio_score, proportion=True, class_scores=scores)
             rows = partial(classes.accuracy_rows, threshold=_threshold(outputs))
-            return RowMetric("accuracy", rows, values.ratio_score, proportion=True)
+            return RowMetric("accuracy", rows, values.ratio_score, proportion=True, class_scores=scores)
         case "top5":
             if not _is_scores(output) or _class_count(output) <= 5:
                 raise UsageError(
@@ -170,9 +174,10 @@ def _agreement(kind: str, outputs: Sequence[Array]) -> RowMetric:
     build = partial(RowMetric, name, score=values.ratio_score, against_reference=True)
     match kind:
         case "top1" if output.ndim == 2 and is_floating(output):
-            return build(rows=classes.same_class_rows, proportion=True)
+            return build(rows=classes.same_class_rows, proportion=True, class_scores=_class_scores(outputs))
         case "threshold" if is_floating(output) and _is_column(output):
-            return build(rows=partial(classes.same_side_rows, threshold=_threshold(outputs)), proportion=True)
+            rows = partial(classes.same_side_rows, threshold=_threshold(outputs))
+            return build(rows=rows, proportion=True, class_scores=_class_scores(outputs))
         case "equal":
             return build(rows=classes.equal_rows, proportion=True)
         case "cosine" if is_number(output):
@@ -206,6 +211,20 @@ def _are_embeddings(outputs: Sequence[Array]) -> bool:
     with np.errstate(invalid="ignore", over="ignore"):
         unit = all(bool((np.abs(np.sqrt((o**2).sum(axis=-1)) - 1) < 1e-3).all()) for o in numbers)
     return unit and any(bool((o < 0).any()) for o in numbers)
+
+
+def _class_scores(outputs: Sequence[Array]) -> Callable[[Array], Rows] | None:
+    """How outputs become class scores; ``None``: they are no scores of one class an item."""
+    if not all(is_floating(o) for o in outputs):
+        return None
+    if all(_is_column(o) for o in outputs):
+        return flips.log_odds if _are_probabilities(outputs) else flips.plain_scores
+    if not all(o.ndim == 2 for o in outputs):
+        return None
+    if not _are_probabilities(outputs):
+        return flips.plain_scores
+    sums = np.concatenate([o.astype(np.float64).sum(axis=1) for o in outputs])
+    return flips.log_probabilities if np.allclose(sums, 1, atol=1e-3) else flips.plain_scores
 
 
 def _is_column(output: Array) -> bool:

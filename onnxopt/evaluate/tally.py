@@ -11,6 +11,7 @@ import numpy as np
 from onnxopt.errors import DataError
 from onnxopt.evaluate.bounds import Discordant, count_discordant, drop_bound
 from onnxopt.evaluate.drift import OutputDrift
+from onnxopt.evaluate.flips import FlipMeter
 from onnxopt.evaluate.metrics import Metric, RowMetric, WholeMetric, score_drop
 from onnxopt.evaluate.outputs import as_array
 from onnxopt.evaluate.rows import Array, RowBuffer, paired_rows
@@ -36,6 +37,8 @@ class Comparison:
         drop: How much worse the candidate is; negative where it is better.
         drop_bound: One-sided 95 % upper bound of ``drop``; ``None`` where there is none.
         discordant: Items on which just one of the models is right, for right-or-wrong metrics.
+        expected_drop: The drop that margins and errors of these items let expect on others (``flips``); ``None`` where
+            they do not tell.
         drift: Distance of the two models at each output; empty where not asked for.
     """
 
@@ -50,10 +53,15 @@ class Comparison:
     drop_bound: float | None
     discordant: Discordant | None
     drift: tuple[OutputDrift, ...]
+    expected_drop: float | None = None
 
     def is_within(self, budget: float) -> bool:
         """Whether the drop (its point estimate) is at most ``budget``: 0.90 is within 0.10 of 1.00, also in binary."""
         return self.drop <= budget + ROUNDING
+
+    def promises(self, budget: float) -> bool:
+        """Whether on samples that were not seen, too, the drop is expected to be at most ``budget``."""
+        return self.is_within(budget) and (self.expected_drop is None or self.expected_drop <= budget + ROUNDING)
 
 
 @dataclass
@@ -115,7 +123,9 @@ class Tally:
             ) from error
 
 
-def conclude(reference: Tally, candidate: Tally, drift: tuple[OutputDrift, ...], *, seed: int) -> Comparison:
+def conclude(
+    reference: Tally, candidate: Tally, drift: tuple[OutputDrift, ...], flips: FlipMeter, *, seed: int
+) -> Comparison:
     """The comparison that two scored tallies of the same calls give; ``seed``: of the bootstrap."""
     metric = candidate.metric
     bound, discordant = None, None
@@ -135,4 +145,5 @@ def conclude(reference: Tally, candidate: Tally, drift: tuple[OutputDrift, ...],
         drop_bound=bound,
         discordant=discordant,
         drift=drift,
+        expected_drop=flips.expected_drop(),
     )

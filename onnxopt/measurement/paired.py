@@ -27,6 +27,11 @@ COMPARED_SAMPLES = 8
 """More would leave too few runs of each for a low quantile."""
 LONGEST_SECONDS = 120.0
 """An unclear case gets no further process after this time: where one takes long, fifteen are too many to wait for."""
+PASS_SECONDS = 2.0
+"""Where both models take longer than this for all samples, each process runs fewer of them: a process has runs to
+spare for each only then, and long runs are less noisy than short ones."""
+FEWEST_SAMPLES = 2
+EFFORT, LONG_EFFORT = Effort(), Effort(least_rounds=6)
 MARGIN = 0.03
 
 
@@ -111,7 +116,8 @@ def compare_latency(
     Args:
         reference: Model file to compare with.
         candidate: Model file in question.
-        feeds: Samples that both models take; at most eight of them, evenly spaced, are run in turn.
+        feeds: Samples that both models take; at most eight of them, evenly spaced, are run in turn (fewer where a run
+            takes long, of small and large ones alike).
         target: Where both run.
         candidate_target: Where the candidate runs, if elsewhere.
         margin: Relative slow-down that counts as the same.
@@ -143,9 +149,11 @@ def compare_latency(
         for subject in subjects:
             cold.append(laboratory.run([subject], COLD, seed))
             advance(1)
+        samples, effort = _affordable(samples, cold)
+        laboratory = Laboratory(Path(folder), samples)
         begin = time.monotonic()
         while True:
-            answers.append(laboratory.run(subjects, Effort(), seed + len(answers)))
+            answers.append(laboratory.run(subjects, effort, seed + len(answers)))
             ratios.append(process_ratio(answers[-1], samples))
             advance(1)
             late = len(ratios) >= least and time.monotonic() - begin > LONGEST_SECONDS
@@ -172,6 +180,19 @@ def compare_latency(
         candidate=sides[1],
         process_ratios=tuple(float(np.exp(r)) for r in ratios),
     )
+
+
+def _affordable(samples: Sequence[Feeds], cold: Sequence[Answer]) -> tuple[Sequence[Feeds], Effort]:
+    """The samples that one process runs in turn, and how long: all of them, or where they take long, a few by size."""
+    sizes = [sum(array.size for array in sample.values()) for sample in samples]
+    order = sorted(range(len(samples)), key=sizes.__getitem__)
+    first_s = sum(answer.timings[0].runs_ns[0] for answer in cold) / 1e9
+    pass_s = first_s * sum(sizes) / max(sizes[0], 1)
+    count = max(FEWEST_SAMPLES, int(len(samples) * PASS_SECONDS / max(pass_s, 1e-9)))
+    if count >= len(samples):
+        return samples, EFFORT
+    middles = ((2 * i + 1) * len(samples) // (2 * count) for i in range(count))
+    return [samples[order[i]] for i in middles], LONG_EFFORT
 
 
 def process_ratio(answer: Answer, samples: Sequence[Feeds], *, reference: int = 0, candidate: int = 1) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.run.session import Feeds
 
 __all__ = ["PROBE_VERSION", "probe_feeds", "write_probe"]
@@ -38,7 +38,7 @@ probe (float[1, 32, 28, 28] onnxopt_probe) => (float[98, 256] probe)
 
 def write_probe(path: Path) -> Path:
     """Writes the probe to ``path``."""
-    save(ir.from_onnx_text(GRAPH), path)
+    save_scratch(ir.from_onnx_text(GRAPH), path)
     return path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.core.io import load, save
+from onnxopt.core.io import load, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, label
 from onnxopt.measurement.attribution import attribute
@@ -95,7 +95,7 @@ def profile(
         path: Model file.
         feeds: Samples to run in turn; at most ``runs`` of them, evenly spaced.
         target: Where it runs.
-        runs: Runs that count; fewer of a model that needs more than 15 seconds for them.
+        runs: Runs that count; fewer of a model that needs more than 6 seconds for them.
         progress: Told of the process.
 
     Raises:
@@ -130,7 +130,7 @@ def _named(model: Model, path: Path, folder: Path) -> Path:
         node.name = label(node)
     copy = folder / "model"
     copy.mkdir()
-    save(model, copy / path.name)
+    save_scratch(model, copy / path.name)
     write_settings(copy / path.name, read_settings(path))
     return copy / path.name
 

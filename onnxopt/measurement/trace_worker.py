@@ -25,7 +25,7 @@ from onnxopt.run.session import Recording, Session, open_session
 __all__ = ["main", "main_graph_runs", "perform"]
 
 WARM_UP_RUNS = 3
-MOST_SECONDS = 15.0
+MOST_SECONDS = 6.0
 LEAST_RUNS = 3
 SUFFIX = "_kernel_time"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxopt.core.check import problems
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, graphs, input_specs
 from onnxopt.core.report import Note
 from onnxopt.errors import VerificationError
@@ -93,7 +93,7 @@ def run(
 
 def _verify(model: Model, ctx: Context, reference: Path, *, exact: bool) -> None:
     candidate = ctx.workdir / "candidate.onnx"
-    save(model, candidate)
+    save_scratch(model, candidate)
     found = problems(candidate)
     if found and not problems(reference):
         raise VerificationError(

@@ -15,9 +15,11 @@ from typing import Any, cast
 from onnxopt.core.atomic import write_atomic
 from onnxopt.errors import ModelError
 
-__all__ = ["NO_SETTINGS", "SessionSettings", "read_settings", "settings_path", "write_settings"]
+__all__ = ["NO_SETTINGS", "PRECISE", "SessionSettings", "read_settings", "settings_path", "write_settings"]
 
 SCHEMA = 1
+PRECISE = "session.x64quantprecision"
+"""With ``"1"`` x86 CPUs without VNNI compute with U8 weights, whose sums never saturate; others do the same."""
 SUFFIX = ".session.json"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.shapes import infer_shapes, static_shapes
 from onnxopt.run.nested import expose, repeated
@@ -108,5 +108,5 @@ def _expose(model: Model, names: Sequence[str], path: Path) -> dict[str, str]:
     infer_shapes(copy)
     found = expose(copy, names)
     if found:
-        save(copy, path)
+        save_scratch(copy, path)
     return {name: found[name] for name in names if name in found}

@@ -230,3 +230,23 @@ def test_data_need_a_model_and_options_need_data(
     np.savez(tmp_path / "other.npz", z=normal(4, FEATURES))
     refused(3, ["doctor", mlp_model, "--data", tmp_path / "other.npz"], "'x'")
     refused(2, ["doctor", mlp_model, "--data", mlp_npz, "--output-name", "yy"], "'y'")
+
+
+def test_a_model_without_layers_has_nothing_to_calibrate(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> m (float[N, 8] x) => (float[N, 8] y) { y = Softmax(x) }'
+    path, data = write(parsed(text), tmp_path / "m.onnx"), tmp_path / "d.npz"
+    np.savez(data, x=normal(16, 8))
+    outcome = invoke("--json", "doctor", path, "--data", data)
+    assert outcome.code == 4
+    assert "no Conv, Gemm or MatMul" in outcome.document["verdict"]["reason"]
+
+
+def test_blank_samples_and_a_single_one_are_called_so(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> m (float[N, 8] x) => (float[N, 4] y) { y = MatMul(x, w) }'
+    path, data = write(parsed(text, {"w": normal(8, 4)}), tmp_path / "m.onnx"), tmp_path / "d.npz"
+    np.savez(data, x=np.repeat(normal(6, 1), 8, axis=1))
+    outcome = invoke("--json", "doctor", path, "--data", data)
+    assert outcome.code == 1
+    assert "all 6 samples are blank" in outcome.document["verdict"]["reason"]
+    np.savez(data, x=normal(1, 8))
+    assert "one sample cannot show" in invoke("--json", "doctor", path, "--data", data).document["verdict"]["reason"]

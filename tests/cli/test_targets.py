@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxopt.run.settings import PRECISE, SessionSettings, write_settings
 from tests.cli.command_line import REPOSITORY
 
 MNIST = REPOSITORY / "calibration_data" / "mnist"
@@ -97,6 +98,15 @@ def test_compare_of_a_float_model_says_that_vnni_does_not_matter(invoke, cnn_mod
     assert outcome.code == 0
     assert "do not depend on VNNI" in outcome.document["notes"][0]["reason"]
     assert outcome.document["data"]["comparison"]["drop"] == 0
+
+
+def test_compare_on_avx2_knows_the_setting_that_makes_sums_exact(invoke, quantize, cnn_model, cnn_npz):
+    _, output = quantize("--target", "vnni")
+    write_settings(output, SessionSettings("cpu", session_config={PRECISE: "1"}))
+    outcome = invoke("--json", "compare", cnn_model, output, "--data", cnn_npz, "--isa", "avx2")
+    data = outcome.document["data"]
+    assert data["comparison"] == data["on_this_machine"]
+    assert "no sum saturates" in outcome.document["notes"][0]["reason"]
 
 
 def test_an_unknown_instruction_set(refused, cnn_model, cnn_npz):

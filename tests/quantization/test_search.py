@@ -43,6 +43,7 @@ def _drift(db: float) -> OutputDrift:
         ([candidate("a", 0.5, 20), candidate("b", 0.54, 22)], "a"),
         ([candidate("a", 0.5, 20), candidate("b", 0.56, 40)], "a"),
         ([candidate("a", 0.5, 20), candidate("b", 0.54, 25, 0.004)], "a"),
+        ([candidate("a", 0.89, 20), candidate("b", 0.97, 40)], "a"),
     ],
 )
 def test_the_fastest_wins_unless_one_nearly_as_fast_is_much_closer_to_float(

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from onnxopt.core.report import JSON, Note, Table
 
-__all__ = ["Answer", "Word", "worst"]
+__all__ = ["Answer", "Word", "samples_in_words", "worst"]
 
 Word: TypeAlias = Literal["fine", "unknown", "doubtful", "unusable"]
 """``unusable``: calibrating on these data gives a wrong or no model; ``doubtful``: look before you rely on them."""
@@ -36,6 +36,11 @@ class Answer:
     table: Table | None = None
     advice: tuple[Note, ...] = ()
     data: dict[str, JSON] = field(default_factory=dict[str, JSON])
+
+
+def samples_in_words(count: int) -> str:
+    """``one sample``, ``2 samples``."""
+    return "one sample" if count == 1 else f"{count} samples"
 
 
 def worst(words: Iterable[Word]) -> Word:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxopt.core.report import Note, Table
-from onnxopt.quantization.doctor.answer import Answer, Word
+from onnxopt.quantization.doctor.answer import Answer, Word, samples_in_words
 from onnxopt.quantization.doctor.watch import Watched
 from onnxopt.quantization.ranges.calibrators import choose_range
 from onnxopt.quantization.scheme import CPU_X86
@@ -59,7 +59,12 @@ def judge_outliers(watched: Mapping[str, Watched], places: Sequence[int]) -> Ans
         places: Place in the source of each sample, in the order in which they were watched.
     """
     if not watched or len(places) < FEWEST:
-        return Answer("outliers", QUESTION, "unknown", f"{len(places)} samples are too few to tell")
+        return Answer(
+            "outliers",
+            QUESTION,
+            "unknown",
+            "the model has no value to calibrate" if not watched else f"{samples_in_words(len(places))} cannot tell",
+        )
     found = sorted((_stretch(name, seen, places) for name, seen in watched.items()), key=lambda s: -s.by_samples)
     blamed: dict[tuple[int, ...], list[Stretch]] = {}
     for stretch in found:

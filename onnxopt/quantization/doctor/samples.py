@@ -125,12 +125,12 @@ def judge_samples(found: Inventory, data: Dataset) -> Answer:
         words.append(("unusable", f"{len(found.broken)} of {count} samples cannot be used: {first}"))
         advice.append(Note(_named(list(found.broken)), "remove", f"quantize stops at such a sample ({first})"))
     if found.constant:
-        words.append(
-            (
-                "unusable" if len(found.constant) == usable else "doubtful",
-                f"{len(found.constant)} of {count} are constant",
-            )
-        )
+        blank = len(found.constant)
+        if blank == usable:
+            text = f"all {blank} samples are blank" if blank > 1 else "the only sample is blank"
+            words.append(("unusable", f"{text}: a single value fills {'each' if blank > 1 else 'it'}"))
+        else:
+            words.append(("doubtful", f"{blank} of {count} samples are blank: a single value fills each"))
         advice.append(
             Note(_named(found.constant), "remove", "all values of the sample are equal: a blank or failed reading")
         )
@@ -157,7 +157,9 @@ def judge_samples(found: Inventory, data: Dataset) -> Answer:
             advice.append(
                 Note(f"input {name!r}", "constant", f"channels {_listed(silent)} hold one value in all samples")
             )
-    reason = "; ".join(reason for _, reason in words) or f"all {count} samples can be read, differ and vary"
+    reason = "; ".join(reason for _, reason in words) or (
+        f"all {count} samples can be read, differ and vary" if count > 1 else "the only sample can be read and varies"
+    )
     word = worst(w for w, _ in words)
     rows = tuple(
         (name, float(r.low.min()), float(r.high.max()), r.constant, len(r.constant_channels), len(r.low))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxopt.core.report import Note, Table
-from onnxopt.quantization.doctor.answer import Answer
+from onnxopt.quantization.doctor.answer import Answer, samples_in_words
 from onnxopt.quantization.doctor.watch import Doubling, Range, Watched
 
 __all__ = ["STABLE", "judge_stability", "relative_change"]
@@ -31,7 +31,11 @@ def judge_stability(watched: Mapping[str, Watched], calibrator: str, count: int)
     """
     steps = len(next(iter(watched.values())).doublings) if watched else 0
     if not steps:
-        reason = "the model has no value to calibrate" if not watched else f"{count} cannot show how much ranges vary"
+        reason = (
+            "the model has no value to calibrate"
+            if not watched
+            else f"{samples_in_words(count)} cannot show how much ranges vary"
+        )
         advice = () if not watched else (Note("samples", "add", "give at least 16, better 128"),)
         return Answer("enough", QUESTION, "doubtful" if watched else "unknown", reason, None, advice)
     names = list(watched)

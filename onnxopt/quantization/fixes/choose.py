@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import OnnxoptError
-from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.evaluate.yardstick import Yardstick
 from onnxopt.passes.base import Context, Pass
 from onnxopt.quantization.affine import WeightRange
 from onnxopt.quantization.dynamic import DynamicQuantize
@@ -26,7 +26,6 @@ from onnxopt.quantization.fixes.rounding import Rounding
 from onnxopt.quantization.fixes.smooth import Smooth
 from onnxopt.quantization.fixes.tables import QuantizeTables
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.run.session import Session, open_session
 
 __all__ = ["Fixes", "choose_fixes", "choose_rounding"]
 
@@ -141,17 +140,17 @@ def _judge(
 ) -> _Judge:
     fit, check = split(data, calibration=SAMPLES, seed=ctx.seed)
     check = check.take(range(min(SAMPLES, len(check))))
-    save(model, path := ctx.workdir / "fixes_float.onnx")
-    return _Judge(open_session(path, ctx.target), quantize, check, output, replace(ctx, data=fit))
+    save_scratch(model, path := ctx.workdir / "fixes_float.onnx")
+    return _Judge(Yardstick(path, check, ctx.target), quantize, len(check), output, replace(ctx, data=fit))
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """Judges one set of fixes after the other in the same way: ``exact`` is the float model, opened once for all."""
+    """Judges one set of fixes after the other in the same way: ``exact`` measures distances from the float model."""
 
-    exact: Session
+    exact: Yardstick
     quantize: StaticQuantize | DynamicQuantize
-    check: Dataset
+    samples: int
     output: str | None
     ctx: Context
 
@@ -162,12 +161,9 @@ class _Judge:
         if not result.changes:
             return None
         path = self.ctx.workdir / "fixes_tried.onnx"
-        save(result.model, path)
-        candidate = open_session(path, self.ctx.target)
-        meter = DriftMeter()
-        for sample in self.check:
-            meter.update(self.exact.run(sample.feeds), candidate.run(sample.feeds))
-        found = [d.sqnr_db for d in meter.result() if d.sqnr_db is not None and self.output in (None, d.name)]
+        save_scratch(result.model, path)
+        drift = self.exact.drift(path)
+        found = [d.sqnr_db for d in drift if d.sqnr_db is not None and self.output in (None, d.name)]
         return sum(max(-PERFECT_DB, min(db, PERFECT_DB)) for db in found) / len(found) if found else None
 
 
@@ -203,7 +199,7 @@ def _better(judge: _Judge, kept: Fixes, kept_db: float, tried: Fixes, name: str,
     if tried_db is None:
         return replace(kept, notes=(*kept.notes, Note(name, "declined", detail))), kept_db
     taken = tried_db > kept_db + NEEDED_DB.get(name, WORTH_DB) or (name == TABLES.name and tried_db > CLEAN_DB)
-    reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {len(judge.check)} samples"
+    reason = f"{detail}outputs at {tried_db:.1f} dB with it, {kept_db:.1f} dB before, on {judge.samples} samples"
     note = Note(name, "taken" if taken else "declined", reason)
     chosen = tried if taken else kept
     return replace(chosen, notes=(*chosen.notes, note)), tried_db if taken else kept_db

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import content_hash, save
+from onnxopt.core.io import content_hash, save_scratch
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -240,5 +240,5 @@ def _layer(node: ir.Node, weight: Array, value: str, key: str, *, centered: bool
 
 def _key(source: Model, ctx: Context) -> str:
     path: Path = ctx.workdir / "rounding.onnx"
-    save(source, path)
+    save_scratch(source, path)
     return f"{content_hash(path)} {'' if ctx.data is None else ctx.data.fingerprint()} {ctx.seed}"

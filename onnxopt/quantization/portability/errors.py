@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, graph_of
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, constant
 from onnxopt.core.tensors import Array, read
 from onnxopt.passes.base import Context
@@ -61,7 +61,7 @@ def form_errors(
     if not names:
         return {}
     path = ctx.workdir / "form-errors.onnx"
-    save(copy, path)
+    save_scratch(copy, path)
     session = open_session(path, ctx.target)
     sums = {name: np.zeros(3) for name in names}
     for sample in feeds:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.passes.base import Context, PassResult
@@ -132,7 +132,7 @@ def repair(
             unsigned=tuple(sorted(n for n, r in found.items() if r.form == "unsigned")),
         )
         result = item.run(model.clone(), ctx)
-        save(result.model, path)
+        save_scratch(result.model, path)
         after = audit(path, samples, ctx)
     origin = stored([risk.weight for risk in before.risks], layers)
     for risk in before.risks:

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 
 from onnxopt.core.edit import Editor
-from onnxopt.core.io import load, save
+from onnxopt.core.io import load, save_scratch
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
@@ -65,7 +65,7 @@ def simulate(path: Path, feeds: Feeds, workdir: Path, *, name: str | None = None
     """
     stem = f"{name or path.stem}-without-vnni"
     raised, optimized = workdir / f"{stem}-raised.onnx", workdir / f"{stem}-optimized.onnx"
-    save(raise_opset(load(path), OPSET), raised)
+    save_scratch(raise_opset(load(path), OPSET), raised)
     write_optimized(raised, optimized)
     model = load(optimized)
     layers, notes = find_layers(model)
@@ -81,9 +81,9 @@ def simulate(path: Path, feeds: Feeds, workdir: Path, *, name: str | None = None
             model.graph.outputs.extend(values)
             names[layer] = tuple(value.name or "" for value in values)
     result, figures = workdir / f"{stem}.onnx", workdir / f"{stem}-figures.onnx"
-    save(model, figures)
+    save_scratch(model, figures)
     del model.graph.outputs[count:]  # ONNX Runtime drops what only led there
-    save(model, result)
+    save_scratch(model, result)
     return Simulated(result, layers, figures, names, notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxopt.core.io import content_hash, save
+from onnxopt.core.io import content_hash, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
@@ -25,7 +25,7 @@ def statistics(
     ``ctx.workers`` processes, or the cluster at ``ctx.ray``, share the work; the result is the same bit for bit.
     """
     path = ctx.workdir / "calibrated.onnx"
-    save(model, path)
+    save_scratch(model, path)
     key = cache.key(content_hash(path), data.fingerprint(), names, ctx.target)
     folders = [ctx.workdir / "statistics", *cache.user_folder()]
     known = next((e for f in folders if (e := cache.read(f, key, names, histograms=histograms)) is not None), None)

@@ -25,7 +25,7 @@ from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.search.candidates import Candidate, best, not_tried, try_candidate
 from onnxopt.quantization.search.gains import float_profile, gains, where_it_gains
 from onnxopt.quantization.search.restore import RANKED_ON, keep_within
-from onnxopt.quantization.search.runtime import better_settings
+from onnxopt.quantization.search.runtime import better_settings, exact_sums
 from onnxopt.quantization.search.tryout import least_error, output_errors
 from onnxopt.quantization.select import stems
 from onnxopt.quantization.static import StaticQuantize
@@ -131,10 +131,12 @@ class Search:
         if self.mode == "dynamic" or (self.mode == "auto" and self.place.dynamic and known):
             candidates += self._dynamic(candidates, fixed, has_data=has_data)
         if self.mode == "auto":
+            args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place, self.budget
+            candidates += exact_sums(candidates, *args)
+            candidates += self._rounded(candidates, fixed)
             candidates += self._within_budget(candidates)
             leader = best(candidates)
             if leader is not None and self.budget.spent() is None:
-                args = self.reference, self.scorer, self.feeds, self.max_drop, self.ctx, self.place, self.budget
                 candidates += better_settings(leader, *args)
         return Attempts(tuple(candidates), tuple(fixed), tried)
 
@@ -242,6 +244,20 @@ class Search:
             item = fixes.of(item)
             fixed.append(replace(fixes, notes=tuple(replace(n, node=f"dynamic: {n.node}") for n in fixes.notes)))
         return [self._try("dynamic", item, fixes)]
+
+    def _rounded(self, candidates: Sequence[Candidate], fixed: list[Fixes]) -> list[Candidate]:
+        """The static form that is worth restoring with its weights rounded by AdaRound, where that lowers its error."""
+        static = [(c, c.item, c.base) for c in _worth_restoring(candidates)]
+        forms = [(c, i, base) for c, i, base in static if isinstance(i, StaticQuantize) and base is not None]
+        if not forms or self.rounding != "nearest" or self.ctx.data is None or self.budget.spent() is not None:
+            return []
+        form, item, base = forms[-1]
+        before = Fixes(base, form.fixes, item.correct_bias, item.weight_range)
+        fixes = choose_rounding(before, item, self.ctx.data, self._judged, "adaround", self.ctx)
+        fixed.append(fixes)
+        if fixes.rounding == "nearest":
+            return []
+        return [self._try(f"{form.name}, adaround", fixes.of(item), fixes, late=True)]
 
     def _within_budget(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The inaccurate forms with their most sensitive layers in float, searched on half of the samples.

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, label, nodes
+from onnxopt.measurement.process import spread
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
 from onnxopt.passes.base import Context
@@ -22,6 +23,8 @@ from onnxopt.run.session import Feeds
 __all__ = ["float_profile", "gains", "losing_nodes", "where_it_gains"]
 
 ROUNDS = 3
+PROFILED_SAMPLES = 8
+"""Each is run once before it is profiled, which takes its time where a run is long."""
 LOSES_BY = 1.05
 """A region loses when it takes this much longer than in float; less is noise of a profile."""
 SMALLEST_SHARE = 0.001
@@ -87,5 +90,5 @@ def losing_nodes(regions: Sequence[RegionTime], plain: Profile) -> list[str]:
 
 
 def _profiled(model: Model, path: Path, feeds: Sequence[Feeds], ctx: Context) -> Profile:
-    save(model, path)
-    return profile(path, feeds, ctx.target, progress=ctx.progress)
+    save_scratch(model, path)
+    return profile(path, spread(feeds, PROFILED_SAMPLES), ctx.target, progress=ctx.progress)

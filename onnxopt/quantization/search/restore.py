@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
@@ -81,7 +81,7 @@ def keep_within(
             if not key or budget.spent() is not None:
                 return None
             budget.spend()
-            save(tried.run(model.clone(), ctx).model, path)
+            save_scratch(tried.run(model.clone(), ctx).model, path)
             seen[key] = scorer.compare(path)
         return seen[key]
 
@@ -90,7 +90,7 @@ def keep_within(
         if found is None:
             return False
         lost = None if scorer.is_chosen else collapsed(found.drift, judged=found.output)
-        return found.is_within(limit) and lost is None
+        return found.promises(limit) and lost is None
 
     found: Quantizer | None = None
     for limit in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
@@ -116,14 +116,14 @@ def rank(
     """
     item, labels = quick(item), planned(item, model)
     parts = [tuple(part) for part in np.array_split(np.array(labels, object), min(len(labels), MOST_GROUPS))]
-    save(model, path := ctx.workdir / "rank-float.onnx")
+    save_scratch(model, path := ctx.workdir / "rank-float.onnx")
     expected = _outputs(open_session(path, ctx.target), feeds)
     found: list[Group] = []
     with ctx.progress.task("ranking layers", len(parts)) as advance:
         for part in parts:
             others = tuple(name for name in labels if name not in part)
             alone = with_float(item, others).run(model.clone(), ctx)
-            save(alone.model, path := ctx.workdir / "rank-one.onnx")
+            save_scratch(alone.model, path := ctx.workdir / "rank-one.onnx")
             error = _error(expected, _outputs(open_session(path, ctx.target), feeds))
             found.append(Group(part, error, sum(gains_ms.get(name, 0.0) for name in part)))
             advance(1)

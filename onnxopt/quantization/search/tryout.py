@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import ModelError
-from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.evaluate.yardstick import Yardstick
 from onnxopt.passes.base import Context
 from onnxopt.quantization.ranges.calibrators import CALIBRATORS, Calibrator
 from onnxopt.quantization.static import StaticQuantize
-from onnxopt.run.session import open_session
 
 __all__ = ["least_error", "output_errors"]
 
@@ -48,8 +47,7 @@ def output_errors(
         Nothing where the pass changes nothing, its model does not load, or the output holds no numbers.
     """
     samples = held_back.take(range(min(SAMPLES, len(held_back))))
-    session = open_session(reference, ctx.target)
-    expected = [session.run(sample.feeds, [output]) for sample in samples]
+    exact = Yardstick(reference, samples, ctx.target, (output,))
     found: dict[Calibrator, float] = {}
     path = ctx.workdir / "tryout.onnx"
     # The first one collects histograms, so that all others read what it has found.
@@ -60,14 +58,10 @@ def output_errors(
                 result = replace(item, calibrator=calibrator).run(model.clone(), ctx)
                 if not result.changes:
                     return {}
-                save(result.model, path)
-                candidate = open_session(path, ctx.target)
+                save_scratch(result.model, path)
+                sqnr_db = exact.drift(path)[0].sqnr_db
             except ModelError:
                 return {}
-            meter = DriftMeter()
-            for outputs, sample in zip(expected, samples, strict=True):
-                meter.update(outputs, candidate.run(sample.feeds, [output]))
-            sqnr_db = meter.result()[0].sqnr_db
             if sqnr_db is None:
                 return {}
             found[calibrator] = sqnr_db

@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from onnxopt.core.io import data_files, save
+from onnxopt.core.io import data_files, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import ModelError
 from onnxopt.evaluate.compare import Scorer
-from onnxopt.evaluate.drift import DriftMeter
+from onnxopt.evaluate.yardstick import Yardstick
 from onnxopt.passes.base import Context, Pass, PassResult
 from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.search.candidates import Candidate, not_tried
 from onnxopt.quantization.weight_only.blocks import Bits
 from onnxopt.quantization.weight_only.weights import Algorithm, WeightQuantize
-from onnxopt.run.session import open_session
 
 __all__ = ["WeightOptions", "weight_candidates"]
 
@@ -28,6 +27,8 @@ FORMS: tuple[tuple[Bits, int], ...] = ((4, 128), (4, 32), (8, 128))
 """Bits and block size, the smallest first. ONNX Runtime's kernels run blocks of 128 faster than shorter ones; at 8 bits
 shorter ones gain nothing."""
 SAMPLES = 32
+WORTH = 0.995
+"""A file that keeps more of its size than this is no smaller one."""
 ALIKE_FROM = 8
 """From so many bits on the algorithms give the same outputs up to what rounding the activations adds."""
 
@@ -131,9 +132,11 @@ def _least_error(
     if len(items) == 1 or not best.result.changes:
         return best, ()
     errors: dict[Algorithm, float] = {}
+    samples = held_back.take(range(min(SAMPLES, len(held_back))))
+    exact = Yardstick(scorer.reference, samples, ctx.target, (scorer.output,))
     for item in items:
         made = best if item is items[0] else _Made(item, item.run(model.clone(), ctx))
-        sqnr_db = _sqnr_db(made.result.model, scorer, held_back, ctx)
+        sqnr_db = _sqnr_db(made.result.model, exact, ctx)
         if sqnr_db is None:
             continue
         if sqnr_db > max(errors.values(), default=-math.inf):
@@ -143,19 +146,14 @@ def _least_error(
     return best, (Note(best.item.algorithm, "chosen", f"output error on held-back samples: {said}"),) if errors else ()
 
 
-def _sqnr_db(made: Model, scorer: Scorer, held_back: Dataset, ctx: Context) -> float | None:
-    """SQNR at the judged output on some held-back samples; ``None``: it does not run, or holds no numbers."""
+def _sqnr_db(made: Model, exact: Yardstick, ctx: Context) -> float | None:
+    """SQNR at the judged output on some held-back samples; ``None``: it does not load, or holds no numbers."""
     path = ctx.workdir / "tryout.onnx"
-    save(made, path)
+    save_scratch(made, path)
     try:
-        reference, candidate = open_session(scorer.reference, ctx.target), open_session(path, ctx.target)
+        return exact.drift(path)[0].sqnr_db
     except ModelError:
         return None
-    meter = DriftMeter()
-    for sample in held_back.take(range(min(SAMPLES, len(held_back)))):
-        outputs = [scorer.output]
-        meter.update(reference.run(sample.feeds, outputs), candidate.run(sample.feeds, outputs))
-    return meter.result()[0].sqnr_db
 
 
 def _with_size(candidate: Candidate, reference: Path) -> Candidate:
@@ -163,8 +161,8 @@ def _with_size(candidate: Candidate, reference: Path) -> Candidate:
     if candidate.latency is None or not candidate.path.exists():
         return candidate
     before, after = (sum(f.stat().st_size for f in data_files(path)) for path in (reference, candidate.path))
-    reason = f"{after / before:.2f} of the size, {candidate.reason}"
-    if after >= before:
+    reason = f"{after / before:.3g} of the size, {candidate.reason}"
+    if after > WORTH * before:
         return replace(candidate, outcome="not smaller", reason=reason)
     if candidate.outcome == "not faster":
         if candidate.latency.decision == "same":

@@ -45,7 +45,8 @@ def stream_grams(
                     for name in groups[key]:
                         if name in values:
                             rows = values[name].reshape(-1, columns[key])
-                            found[key] += (rows.T @ rows).astype(np.float64)
+                            with np.errstate(all="ignore"):  # what is not finite is seen by whoever takes the sums
+                                found[key] += (rows.T @ rows).astype(np.float64)
                 advance(1 if index < len(data) else 0)
             for key in part:
                 yield groups[key], found.pop(key)

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
@@ -56,7 +56,7 @@ def missing_kernels(grid: BlockGrid, ctx: Context) -> dict[Kind, str]:
     found: dict[Kind, str] = {}
     for kind in get_args(Kind):
         path = ctx.workdir / f"probe-{kind}.onnx"
-        save(_probe(kind, grid), path)
+        save_scratch(_probe(kind, grid), path)
         try:
             session = open_session(path, ctx.target)
         except InputError:
