@@ -26,6 +26,8 @@ Kind: TypeAlias = Literal["latency", "macs", "params"]
 CLOSE = 0.008
 """A latency this near to the goal is not adjusted further."""
 ADJUSTMENTS = 6
+MOST_EXCHANGES = 24
+LEAST_GAIN_DB = 0.02
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
 
@@ -117,7 +119,46 @@ def search(
         kept, share = _widths(pruner, price, ratio, name, feeds)
         if not any(np.array_equal(kept, t.kept) for t in found):
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
-    return sorted(found, key=lambda t: -t.pruned.sqnr_db if t.pruned is not None else float("inf"))
+    if price.kind != "latency":
+        found += _climb(pruner, price, ratio, found, scorer, feeds, start + time_limit)
+    return sorted(found, key=lambda t: -_quality(t))
+
+
+def _climb(
+    pruner: Pruner,
+    price: Price,
+    ratio: float,
+    found: Sequence[Tried],
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    end: float,
+) -> list[Tried]:
+    """The best widths found, changed a step at a time for as long as the output error falls and there is time."""
+    made = [t for t in found if t.pruned is not None]
+    if not made:
+        return []
+    best, seen = max(made, key=_quality), {t.kept.tobytes() for t in made}
+    first, lasted, improved = best, 0.0, True
+    while improved:
+        improved = False
+        for kept in exchanges(pruner.choices, price.costs, price.whole * ratio, best.kept)[:MOST_EXCHANGES]:
+            if time.monotonic() + lasted > end:
+                break
+            if kept.tobytes() in seen:
+                continue
+            seen.add(kept.tobytes())
+            begun = time.monotonic()
+            share = float(price.costs(kept)[0]) / price.whole
+            tried = Tried("exchanged steps", kept, share, pruner.make("exchanged steps", kept, scorer, feeds))
+            lasted = time.monotonic() - begun
+            if _quality(tried) > _quality(best) + LEAST_GAIN_DB:
+                best, improved = tried, True
+                break
+    return [] if best is first else [best]
+
+
+def _quality(tried: Tried) -> float:
+    return tried.pruned.sqnr_db if tried.pruned is not None else -math.inf
 
 
 def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:

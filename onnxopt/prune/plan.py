@@ -16,7 +16,7 @@ from onnxopt.prune.costs import Costs
 from onnxopt.prune.importance import Ranking
 from onnxopt.prune.structure import Group
 
-__all__ = ["Menu", "menu", "plans", "units_to_cut"]
+__all__ = ["Menu", "exchanges", "menu", "plans", "units_to_cut"]
 
 LEAST_SHARE = 0.125
 """Of its units that a group keeps at least."""
@@ -107,6 +107,23 @@ def plans(choices: Menu, costs: Costs, goal: float) -> dict[str, Array]:
     for name, kept in found.items():
         unique.setdefault(kept.tobytes(), name)
     return {name: found[name] for name in unique.values()}
+
+
+def exchanges(choices: Menu, costs: Costs, goal: float, kept: Array) -> list[Array]:
+    """Widths one step away: a group narrower, others wider for what it saves; the least summed error first."""
+    at = _places(choices, kept)
+    found: dict[bytes, tuple[float, Array]] = {}
+    groups = range(len(kept))
+    for down in (g for g in groups if at[g] > 0):
+        narrow = kept.copy()
+        narrow[down] = choices.choices[down][at[down] - 1]
+        for up in (g for g in groups if g != down and at[g] + 1 < len(choices.choices[g])):
+            tried = narrow.copy()
+            tried[up] = choices.choices[up][at[up] + 1]
+            if costs(tried)[0] <= goal:
+                filled = _settled(choices, costs, goal, tried)
+                found.setdefault(filled.tobytes(), (choices.error(filled), filled))
+    return [widths for _, widths in sorted(found.values(), key=lambda pair: pair[0])]
 
 
 def _uniform(choices: Menu, costs: Costs, goal: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,12 +107,13 @@ class Pruner:
         """
         dead = self.dead(kept)
         repaired = repair(self.model, self.structure, self.layers, dead, self.shapes, self.ctx)
-        model, path = self._checked(name, repaired.weights, dead, feeds)
+        file = f"{name}-{zlib.crc32(kept.tobytes()):08x}"
+        model, path = self._checked(file, repaired.weights, dead, feeds)
         comparison = scorer.compare(path)
         made = Pruned(name, kept, path, model, repaired, comparison)
         if not repaired.weights:
             return made
-        plain, plain_path = self._checked(f"{name} plain", {}, dead, feeds)
+        plain, plain_path = self._checked(f"{file}-plain", {}, dead, feeds)
         before = Pruned(name, kept, plain_path, plain, Repaired({}, 0, 0), scorer.compare(plain_path))
         return made if made.sqnr_db >= before.sqnr_db else before
 
