@@ -14,7 +14,7 @@ from onnxopt.core.cost import cost
 from onnxopt.core.tensors import Array
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.prune.costs import Costs, macs_costs, params_costs
-from onnxopt.prune.plan import plans
+from onnxopt.prune.plan import exchanges, plans
 from onnxopt.prune.pruner import Pruned, Pruner
 from onnxopt.prune.times import latency_costs, quick_ratio
 from onnxopt.run.session import Feeds
