@@ -13,6 +13,7 @@ import numpy as np
 from onnxopt.core.cost import cost
 from onnxopt.core.tensors import Array
 from onnxopt.evaluate.compare import Scorer
+from onnxopt.prune import depth
 from onnxopt.prune.costs import Costs, macs_costs, params_costs
 from onnxopt.prune.plan import plans
 from onnxopt.prune.pruner import Pruned, Pruner
@@ -117,11 +118,24 @@ def search(
         kept, share = _widths(pruner, price, ratio, name, feeds)
         if not any(np.array_equal(kept, t.kept) for t in found):
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
+    if price.kind == "latency" and (time.monotonic() - start) * (1 + 1 / max(len(found), 1)) <= time_limit:
+        found += _shallow(pruner, ratio, scorer, feeds)
     return sorted(found, key=lambda t: -t.pruned.sqnr_db if t.pruned is not None else float("inf"))
 
 
+def _shallow(pruner: Pruner, ratio: float, scorer: Scorer, feeds: Sequence[Feeds]) -> list[Tried]:
+    """The model at full width without the fewest residual branches, where it has enough of them."""
+    order = depth.influences(pruner.model, depth.blocks(pruner.model, pruner.shapes), pruner.ctx)
+    fewest = depth.fewest(pruner, order, ratio + SLACK, feeds)
+    if fewest is None:
+        return []
+    name = "without blocks"
+    gone, share = fewest
+    return [Tried(name, pruner.choices.full, share, depth.drop(pruner, gone, name, scorer, feeds))]
+
+
 def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
-    """Widths of one kind and their cost; a latency is measured, and the nearest to the goal taken, from below if any."""
+    """Widths of one kind and their cost; a latency is measured, and the nearest to the goal taken, from below if any"""
     if price.kind != "latency":
         kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
         return kept, float(price.costs(kept)[0]) / price.whole

@@ -25,7 +25,7 @@ from onnxopt.prune.structure import Structure, analyse
 from onnxopt.prune.surgery import cut, zeroed
 from onnxopt.run.session import Feeds
 
-__all__ = ["Pruned", "Pruner", "open_pruner"]
+__all__ = ["Pruned", "Pruner", "open_pruner", "tolerance", "with_weights"]
 
 RTOL = 1e-5
 """Tolerated difference of the cut and the zeroed model, of the largest magnitude of an output."""
@@ -42,6 +42,7 @@ class Pruned:
         model: The model.
         repaired: What repair did.
         comparison: Its accuracy on held-back samples.
+        dropped: Nodes whose residual branches are gone.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Pruned:
     model: Model
     repaired: Repaired
     comparison: Comparison
+    dropped: tuple[str, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -118,13 +120,13 @@ class Pruner:
     def _checked(
         self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
     ) -> tuple[Model, Path]:
-        changed = _with_weights(self.model, weights)
+        changed = with_weights(self.model, weights)
         small = cut(changed, self.shapes, dead)
         path, twin = self.ctx.workdir / f"{name}.onnx", self.ctx.workdir / "zeroed.onnx"
         save(small, path)
         save(zeroed(changed, self.structure, dead), twin)
         try:
-            verify(twin, path, feeds, self.ctx.target, rtol=_tolerance(self.model))
+            verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
             verify(self.reference, path, feeds, self.ctx.target, exact=False)
         except VerificationError as error:
             raise VerificationError(
@@ -163,13 +165,14 @@ def open_pruner(
     return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block), ctx)
 
 
-def _tolerance(model: Model) -> float:
+def tolerance(model: Model) -> float:
+    """Tolerated relative difference of two forms of the model that compute the same."""
     short = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     has_short = any(v.dtype in short for graph in graphs(model) for v in graph.initializers.values())
     return 1e-2 if has_short else RTOL
 
 
-def _with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
+def with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
     """A copy with other values of some constants."""
     copy = model.clone()
     for graph in graphs(copy):

@@ -79,6 +79,7 @@ def repair(
     dead: Collection[int],
     shapes: Mapping[str, tuple[int, ...]],
     ctx: Context,
+    changed: Mapping[str, Array] | None = None,
 ) -> Repaired:
     """New weights for the layers behind what is cut.
 
@@ -89,11 +90,12 @@ def repair(
         dead: Units that go.
         shapes: Shapes of its values in one call.
         ctx: Data to fit to, target, folder, seed.
+        changed: Constants that have other values in the pruned model for another reason.
     """
     if ctx.data is None:
         return Repaired({}, 0, 0)
     stays = alive(structure, frozenset(dead))
-    weights = _zeros(structure, stays)
+    weights = {**_zeros(structure, stays), **(changed or {})}
     order = {node: i for i, node in enumerate(model.graph)}
     wanted = sorted((layer for layer in found if layer.can_solve), key=lambda layer: order[layer.linear.node])
     parts = stages(model, [layer.linear.node for layer in wanted])
