@@ -162,4 +162,5 @@ def _cheapest(score: Array, share: float) -> Array:
     flat = score.reshape(-1)
     keep = np.ones(len(flat), bool)
     keep[np.argsort(flat, kind="stable")[: round(share * len(flat))]] = False
-    return keep.reshape(score.shape)
+    found: Array = keep.reshape(score.shape)
+    return found
