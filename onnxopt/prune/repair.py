@@ -55,9 +55,11 @@ class Repaired:
 def with_biases(model: Model) -> Model:
     """A copy in which every Conv and Gemm of the main graph with constant weights has a bias: the repair needs one."""
     from onnxopt.core.edit import Editor
+    from onnxopt.core.shapes import infer_shapes
     from onnxopt.passes.constants import is_op, tensor_of
 
     copy = model.clone()
+    infer_shapes(copy)  # the types of values between stages
     edit = Editor(copy)
     for node in copy.graph:
         weight = tensor_of(node.inputs[1]) if is_op(node, "Conv", "Gemm") and len(node.inputs) > 1 else None

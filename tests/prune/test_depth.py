@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt.core.io import load
 from onnxopt.core.query import input_specs
+from onnxopt.core.shapes import infer_shapes
 from onnxopt.data.sources import open_dataset
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
@@ -69,6 +70,7 @@ def mlp_blocks(folder: Path, strengths: list[float], *, post_norm: bool = False)
 
 def opened(path: Path) -> Pruner:
     model = load(path)
+    infer_shapes(model)
     data = open_dataset(str(path.parent / "data.npz"), input_specs(model))
     ctx = Context(path.parent, data, TARGET)
     shapes = observed_shapes(model, data[0].feeds, TARGET, path.parent)
