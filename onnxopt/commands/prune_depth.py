@@ -12,8 +12,9 @@ from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.paired import compare_latency
 from onnxopt.passes.base import Context
+from onnxopt.prune.branches import Influence, blocks, choose, influences
 from onnxopt.prune.costs import params_costs, widths
-from onnxopt.prune.depth import Influence, blocks, choose, drop, influences
+from onnxopt.prune.depth import drop
 from onnxopt.prune.goals import Price, Tried
 from onnxopt.prune.layers import layers
 from onnxopt.prune.plan import Menu

@@ -13,7 +13,7 @@ import numpy as np
 from onnxopt.core.cost import cost
 from onnxopt.core.tensors import Array
 from onnxopt.evaluate.compare import Scorer
-from onnxopt.prune import depth
+from onnxopt.prune import branches, depth
 from onnxopt.prune.costs import Costs, macs_costs, params_costs
 from onnxopt.prune.plan import plans
 from onnxopt.prune.pruner import Pruned, Pruner
@@ -125,7 +125,7 @@ def search(
 
 def _shallow(pruner: Pruner, ratio: float, scorer: Scorer, feeds: Sequence[Feeds]) -> list[Tried]:
     """The model at full width without the fewest residual branches, where it has enough of them."""
-    order = depth.influences(pruner.model, depth.blocks(pruner.model, pruner.shapes), pruner.ctx)
+    order = branches.influences(pruner.model, branches.blocks(pruner.model, pruner.shapes), pruner.ctx)
     fewest = depth.fewest(pruner, order, ratio + SLACK, feeds)
     if fewest is None:
         return []

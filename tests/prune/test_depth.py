@@ -13,7 +13,8 @@ from onnxopt.core.shapes import infer_shapes
 from onnxopt.data.sources import open_dataset
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.passes.base import Context
-from onnxopt.prune.depth import blocks, choose, drop, influences
+from onnxopt.prune.branches import blocks, choose, influences
+from onnxopt.prune.depth import drop
 from onnxopt.prune.layers import layers
 from onnxopt.prune.plan import Menu
 from onnxopt.prune.pruner import Pruned, Pruner
