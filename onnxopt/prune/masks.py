@@ -159,8 +159,7 @@ def _factor(moments: Array) -> Array:
 
 def _cheapest(score: Array, share: float) -> Array:
     """Mask of what stays when the cheapest ``share`` goes."""
-    flat = score.reshape(-1)
-    keep = np.ones(len(flat), bool)
-    keep[np.argsort(flat, kind="stable")[: round(share * len(flat))]] = False
-    found: Array = keep.reshape(score.shape)
-    return found
+    keep = np.ones(score.shape, bool)
+    order = np.argsort(score, axis=None, kind="stable")
+    keep[np.unravel_index(order[: round(share * score.size)], score.shape)] = False
+    return keep
