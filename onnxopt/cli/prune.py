@@ -34,6 +34,9 @@ IMPORTANCES = ("obs", "activation", "l2", "l1")
 @click.option("--latency", type=float, metavar="R", help="Share of the latency that may stay, measured here.")
 @click.option("--macs", type=float, metavar="R", help="Share of the multiply-accumulates that may stay.")
 @click.option("--params", type=float, metavar="R", help="Share of the parameters that may stay.")
+@click.option("--sparsity", type=float, metavar="S", help="Share of the weights that become zero; not faster on CPU.")
+@click.option("--nm", metavar="N:M", help="At most N of M weights stay along the input channels, such as 2:4.")
+@click.option("--drop-blocks", type=click.IntRange(min=1), metavar="N", help="Take out N residual branches.")
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Largest drop; alone: the fastest model within it.")
 @click.option("--quantize", "then_quantize", is_flag=True, help="Quantize the pruned model on the same data.")
 @click.option("--importance", type=click.Choice(IMPORTANCES), default="obs", show_default=True)
@@ -75,6 +78,9 @@ def command(
         latency=shared["latency"],
         macs=shared["macs"],
         params=shared["params"],
+        sparsity=shared["sparsity"],
+        nm=shared["nm"],
+        drop_blocks=shared["drop_blocks"],
         max_drop=shared["max_drop"],
         importance=importance,
         keep=shared["keep"],

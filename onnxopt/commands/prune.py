@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -10,12 +10,13 @@ from typing import ClassVar
 from onnxopt.commands.common import Source, check_output, first_feeds, open_data, open_model, workspace
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.inspect_prune import prepared
-from onnxopt.commands.provenance import stamp
+from onnxopt.commands.prune_depth import shallow
+from onnxopt.commands.prune_file import Made, Writing
+from onnxopt.commands.prune_masks import masked, wanted_zeros
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
-from onnxopt.core.io import save
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import Model, label, nodes
-from onnxopt.core.report import JSON, Report
+from onnxopt.core.report import Report
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import ModelError, UsageError, nearest
 from onnxopt.evaluate.compare import Scorer
@@ -29,8 +30,7 @@ from onnxopt.prune.soundness import sound
 from onnxopt.prune.times import DEFAULT_BLOCK, block_size
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.patterns import matching
-from onnxopt.run.session import Feeds, open_session
-from onnxopt.run.settings import NO_SETTINGS, write_settings
+from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
 __all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
@@ -56,6 +56,7 @@ class Prune:
         importance: How channels were ranked.
         block: Channels that go together.
         kept: (name of a group, units it keeps).
+        dropped: Nodes whose residual branches are gone.
     """
 
     name: ClassVar[str] = "prune"
@@ -65,6 +66,7 @@ class Prune:
     importance: Importance
     block: int
     kept: tuple[tuple[str, int], ...]
+    dropped: tuple[str, ...] = ()
 
     def run(self, model: Model, ctx: Context) -> PassResult:
         """Not run by itself: the units depend on the data.
@@ -83,6 +85,9 @@ def prune(
     latency: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    sparsity: float | None = None,
+    nm: str | None = None,
+    drop_blocks: int | None = None,
     max_drop: float | None = None,
     importance: Importance = "obs",
     keep: Sequence[str] = (),
@@ -104,6 +109,9 @@ def prune(
         latency: Share of the latency that may stay, measured on ``target``.
         macs: Share of the multiply-accumulates that may stay.
         params: Share of the parameters that may stay.
+        sparsity: Share of the weights that become zero; shapes stay as they are.
+        nm: ``N:M``, of M neighbours along the input channels at most N weights stay.
+        drop_blocks: Number of residual branches that go.
         max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
         importance: How units are ranked.
         keep: Patterns of node names, or op types, that keep all the channels they make.
@@ -120,7 +128,12 @@ def prune(
         UsageError: No goal, several, or one that is no share; a pattern that matches nothing; no data.
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
-    goal = _goal(latency, macs, params, max_drop)
+    zeros = wanted_zeros(sparsity, nm)
+    goal = _goal(
+        {"latency": latency, "macs": macs, "params": params},
+        {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks},
+        max_drop,
+    )
     target, progress = target or Target(), progress or SilentProgress()
     if source.path is None:
         raise UsageError(
@@ -138,6 +151,19 @@ def prune(
         ctx = Context(folder, fitted, target, source.seed, progress)
         feeds = first_feeds(held_back)
         clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
+        writing = Writing(path, final, target, max_drop, keep_failing, accept_inconclusive)
+        if zeros is not None:
+            found = masked(path, clean, shapes, zeros, ctx, scorer, feeds, held_back, max_drop=max_drop, keep=kept)
+            return found if isinstance(found, Report) else _written(found, writing, fitted, feeds)
+        if drop_blocks is not None:
+            shorter = shallow(path, clean, shapes, drop_blocks, ctx, scorer, feeds, kept)
+            if isinstance(shorter, Report):
+                return shorter
+            pruner, outcome, table = shorter
+            report = prune_report(path, outcome, pruner, None, max_drop, held_back, fitted)
+            report = replace(report, tables=(table, *report.tables[1:]))
+            item = f"drop-blocks {drop_blocks}"
+            return _written(_made(report, outcome, pruner, item, importance, 1), writing, fitted, feeds)
         timed = goal is None or goal.kind == "latency"
         block = block_size(target, folder) if timed else DEFAULT_BLOCK
         pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
@@ -154,40 +180,38 @@ def prune(
             outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
         report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
         report = replace(report, notes=(*unsound, *report.notes))
-        passes = report.verdict.status.exit_code == 0
-        undecided = report.verdict.status.exit_code == 5 and accept_inconclusive
-        pruned = outcome.chosen.pruned
-        if pruned is None:
+        if outcome.chosen.pruned is None:
             return report
-        if passes or undecided or keep_failing:
-            facts: dict[str, JSON] = {
-                "max_drop": max_drop,
-                "metric": pruned.comparison.metric,
-                "reference_score": pruned.comparison.reference_score,
-                "candidate_score": pruned.comparison.candidate_score,
-                "samples": pruned.comparison.samples,
-            }
-            widths = tuple(
-                (g.name, int(k)) for g, k in zip(pruner.structure.groups, pruned.kept, strict=True) if k < len(g.units)
-            )
-            item = Prune("" if goal is None else f"{goal.kind} {goal.ratio:g}", importance, block, widths)
-            changes = {"prune": sum(len(g.units) for g in pruner.structure.groups) - int(pruned.kept.sum())}
-            stamp(pruned.model, path, [item], changes=changes, verdict=facts, data=fitted)
-            save(pruned.model, pruned.path)
-            open_session(pruned.path, target)
-            write_settings(final, NO_SETTINGS)
-            save(pruned.model, final)
-        return with_fallback(report, {"input": path, "output": pruned.path}, feeds, target)
+        item = "" if goal is None else f"{goal.kind} {goal.ratio:g}"
+        return _written(_made(report, outcome, pruner, item, importance, block), writing, fitted, feeds)
 
 
-def _goal(latency: float | None, macs: float | None, params: float | None, max_drop: float | None) -> Goal | None:
-    given = {k: v for k, v in (("latency", latency), ("macs", macs), ("params", params)) if v is not None}
-    if len(given) > 1 or (not given and max_drop is None):
+def _made(report: Report, outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Made:
+    pruned = outcome.chosen.pruned
+    if pruned is None:
+        raise ValueError("nothing was made")
+    groups = pruner.structure.groups
+    kept = tuple((g.name, int(k)) for g, k in zip(groups, pruned.kept, strict=True) if k < len(g.units))
+    changes = {"prune": sum(len(g.units) for g in groups) - int(pruned.kept.sum()) + len(pruned.dropped)}
+    item = Prune(goal, importance, block, kept, pruned.dropped)
+    return Made(report, item, changes, pruned.comparison, pruned.model, pruned.path)
+
+
+def _written(made: Made, writing: Writing, fitted: Dataset, feeds: Sequence[Feeds]) -> Report:
+    writing.write(made, fitted)
+    return with_fallback(made.report, {"input": writing.source, "output": made.path}, feeds, writing.target)
+
+
+def _goal(shares: Mapping[str, float | None], others: Mapping[str, object], max_drop: float | None) -> Goal | None:
+    """The cost to lower; ``None``: another of the goals was given, or ``max_drop`` alone."""
+    given = {kind: ratio for kind, ratio in shares.items() if ratio is not None}
+    ways = [*given, *(name for name, value in others.items() if value is not None)]
+    if len(ways) > 1 or (not ways and max_drop is None):
         raise UsageError(
-            "one goal is needed" if not given else "there is more than one goal",
-            where=" ".join(f"--{k}" for k in given) or "onnxopt prune",
-            fix="give one of --latency, --macs, --params with the share to keep, or --max-drop alone for the fastest "
-            "model within that drop",
+            "one goal is needed" if not ways else "there is more than one goal",
+            where=" ".join(f"--{name}" for name in ways) or "onnxopt prune",
+            fix="give one of --latency, --macs, --params with the share to keep, --sparsity, --nm, --drop-blocks, or "
+            "--max-drop alone for the fastest model within that drop",
         )
     for kind, ratio in given.items():
         if not 0 < ratio < 1:

@@ -115,6 +115,7 @@ def prune_report(
             "comparison": as_json(pruned.comparison),
             "latency": as_json(measured),
             "repaired_layers": pruned.repaired.solved,
+            "dropped_blocks": list(pruned.dropped),
         }
     notes = (*_notes(pruner, pruned, len(fitted)), *data_notes(held_back))
     return Report("prune", _verdict(outcome, pruner, goal, max_drop), data, tuple(tables), notes)
@@ -174,6 +175,8 @@ def _widths_table(pruner: Pruner, pruned: Pruned) -> Table:
 
 def _notes(pruner: Pruner, pruned: Pruned | None, given: int) -> Sequence[Note]:
     notes = list(pruner.structure.barriers)
+    if pruned is not None:
+        notes += [Note(name, "dropped", "its residual branch changed little and is gone") for name in pruned.dropped]
     if pruned is not None and 0 < pruned.repaired.samples < given:
         reason = f"{pruned.repaired.samples} of {given} samples were fitted to: more would not fit into memory"
         notes.append(Note("repair", "limited", reason))

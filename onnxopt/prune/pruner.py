@@ -26,7 +26,7 @@ from onnxopt.prune.structure import Structure, analyse
 from onnxopt.prune.surgery import cut, zeroed
 from onnxopt.run.session import Feeds
 
-__all__ = ["Pruned", "Pruner", "open_pruner", "with_weights"]
+__all__ = ["Pruned", "Pruner", "open_pruner", "tolerance", "with_weights"]
 
 RTOL = 1e-5
 """Tolerated difference of the cut and the zeroed model, of the largest magnitude of an output."""
@@ -43,6 +43,7 @@ class Pruned:
         model: The model.
         repaired: What repair did.
         comparison: Its accuracy on held-back samples.
+        dropped: Nodes whose residual branches are gone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Pruned:
     model: Model
     repaired: Repaired
     comparison: Comparison
+    dropped: tuple[str, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -127,7 +129,7 @@ class Pruner:
         path, twin = self.ctx.workdir / "checked.onnx", self.ctx.workdir / "zeroed.onnx"
         save(cut(self.model, self.shapes, dead), path)
         save(zeroed(self.model, self.structure, dead), twin)
-        verify(twin, path, feeds, self.ctx.target, rtol=_tolerance(self.model))
+        verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
 
     def _checked(
         self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
@@ -138,7 +140,7 @@ class Pruner:
         save(small, path)
         save(zeroed(changed, self.structure, dead), twin)
         try:
-            verify(twin, path, feeds, self.ctx.target, rtol=_tolerance(self.model))
+            verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
             verify(self.reference, path, feeds, self.ctx.target, exact=False)
         except VerificationError as error:
             raise VerificationError(
@@ -179,7 +181,8 @@ def open_pruner(
     return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block, strict=strict), ctx)
 
 
-def _tolerance(model: Model) -> float:
+def tolerance(model: Model) -> float:
+    """Tolerated relative difference of two forms of the model that compute the same."""
     short = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     has_short = any(v.dtype in short for graph in graphs(model) for v in graph.initializers.values())
     return 1e-2 if has_short else RTOL

@@ -57,9 +57,11 @@ class Repaired:
 def with_biases(model: Model) -> Model:
     """A copy in which every Conv and Gemm of the main graph with constant weights has a bias: the repair needs one."""
     from onnxopt.core.edit import Editor
+    from onnxopt.core.shapes import infer_shapes
     from onnxopt.passes.constants import is_op, tensor_of
 
     copy = model.clone()
+    infer_shapes(copy)  # the types of values between stages
     edit = Editor(copy)
     for node in copy.graph:
         weight = tensor_of(node.inputs[1]) if is_op(node, "Conv", "Gemm") and len(node.inputs) > 1 else None
@@ -81,6 +83,7 @@ def repair(
     dead: Collection[int],
     shapes: Mapping[str, tuple[int, ...]],
     ctx: Context,
+    changed: Mapping[str, Array] | None = None,
 ) -> Repaired:
     """New weights for the layers behind what is cut.
 
@@ -91,11 +94,12 @@ def repair(
         dead: Units that go.
         shapes: Shapes of its values in one call.
         ctx: Data to fit to, target, folder, seed.
+        changed: Constants that have other values in the pruned model for another reason.
     """
     if ctx.data is None:
         return Repaired({}, 0, 0)
     stays = alive(structure, frozenset(dead))
-    weights = _zeros(structure, stays)
+    weights = {**_zeros(structure, stays), **(changed or {})}
     order = {node: i for i, node in enumerate(model.graph)}
     wanted = sorted((layer for layer in found if layer.can_solve), key=lambda layer: order[layer.linear.node])
     parts = stages(model, [layer.linear.node for layer in wanted])
