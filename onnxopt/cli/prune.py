@@ -35,6 +35,7 @@ IMPORTANCES = ("obs", "activation", "l2", "l1")
 @click.option("--macs", type=float, metavar="R", help="Share of the multiply-accumulates that may stay.")
 @click.option("--params", type=float, metavar="R", help="Share of the parameters that may stay.")
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Largest drop; alone: the fastest model within it.")
+@click.option("--quantize", "then_quantize", is_flag=True, help="Quantize the pruned model on the same data.")
 @click.option("--importance", type=click.Choice(IMPORTANCES), default="obs", show_default=True)
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Node names or op types that keep their channels.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back quarter of --data.")
@@ -54,6 +55,7 @@ def command(
     model: Path,
     output: Path | None,
     importance: Any,
+    then_quantize: bool,
     keep_failing: bool,
     inconclusive: str | None,
     metric: str | None,
@@ -62,10 +64,11 @@ def command(
 ) -> int:
     """Structured pruning of MODEL with closed-form repair on unlabelled data; no training code is needed."""
     from onnxopt.commands.prune import prune
+    from onnxopt.commands.prune_quantize import prune_and_quantize
 
     if output is None:
         raise UsageError("-o OUT is needed", where="onnxopt prune", fix="onnxopt prune M.onnx -o OUT --data D ...")
-    report = prune(
+    report = (prune_and_quantize if then_quantize else prune)(
         model,
         output,
         source(shared),

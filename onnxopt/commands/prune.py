@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
 from onnxopt.prune.importance import Importance
 from onnxopt.prune.pruner import Pruner, open_pruner
+from onnxopt.prune.soundness import sound
 from onnxopt.prune.times import DEFAULT_BLOCK, block_size
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.patterns import matching
@@ -31,7 +32,7 @@ from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target
 
-__all__ = ["TIME_LIMIT_S", "prune"]
+__all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
 
 TIME_LIMIT_S = 300.0
 HELD_BACK = 0.25
@@ -128,16 +129,18 @@ def prune(
     _require_float(model, path)
     kept = _kept(model, keep)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
-    fitted, held_back = _split(source, eval_data, path, model, target)
+    fitted, held_back = split_for_pruning(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, fitted, target, source.seed, progress)
         feeds = first_feeds(held_back)
         clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
-        block = block_size(target, folder) if goal is None or goal.kind == "latency" else DEFAULT_BLOCK
-        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, keep=kept)
+        timed = goal is None or goal.kind == "latency"
+        block = block_size(target, folder) if timed else DEFAULT_BLOCK
+        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
         if not pruner.structure.groups:
             return nothing(path, pruner)
+        pruner, unsound = sound(pruner, feeds)
         price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)
         if goal is not None and price.least > goal.ratio:
             return out_of_reach(path, pruner, price, goal)
@@ -146,6 +149,7 @@ def prune(
         else:
             outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
         report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
+        report = replace(report, notes=(*unsound, *report.notes))
         passes = report.verdict.status.exit_code == 0
         undecided = report.verdict.status.exit_code == 5 and accept_inconclusive
         pruned = outcome.chosen.pruned
@@ -214,7 +218,14 @@ def _kept(model: Model, patterns: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _split(source: Source, eval_data: str | None, path: Path, model: Model, target: Target) -> tuple[Dataset, Dataset]:
+def split_for_pruning(
+    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
+) -> tuple[Dataset, Dataset]:
+    """Samples to fit to, and samples to judge by: ``eval_data``, or a quarter of ``source``.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     given = open_data(source, path, model, target)
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)

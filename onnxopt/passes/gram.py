@@ -20,9 +20,10 @@ from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.constants import int_attribute
+from onnxopt.run.session import Feeds
 from onnxopt.run.tap import tap
 
-__all__ = ["Gram", "Reads", "drawn", "observe"]
+__all__ = ["Gram", "Reads", "not_padding", "observe"]
 
 VECTORS = 256
 """At most so many vectors of a call enter, drawn at random: neighbouring patches tell the same."""
@@ -74,15 +75,23 @@ class Reads:
             node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET",
         )
 
-    def vectors(self, array: Array, rng: np.random.Generator) -> Array:
+    def vectors(self, array: Array, rng: np.random.Generator, real: Array | None = None) -> Array:
         """At most ``VECTORS`` of the vectors in ``array``: (groups, size, count) float32."""
-        return self.at(array, drawn(self.count(array), VECTORS, rng))
+        return self.at(array, self.draw(array, VECTORS, rng, real))
 
-    def count(self, array: Array) -> int:
-        """How many vectors are in ``array``."""
-        if self.kernel is None:
-            return array.size // self.size
-        return math.prod(self._places(self._windows(array)))
+    def draw(self, array: Array, most: int, rng: np.random.Generator, real: Array | None = None) -> Array:
+        """At most ``most`` of the places of the vectors in ``array``, in order; of padding none, where it is known.
+
+        No number is drawn where all are taken.
+        """
+        if self.kernel is not None:
+            count = math.prod(self._places(self._windows(array)))
+        else:
+            count = array.size // self.size
+            if real is not None and array.shape[:-1] == real.shape:
+                places = np.flatnonzero(real)
+                return np.sort(rng.choice(places, most, replace=False)) if len(places) > most else places
+        return np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
 
     def at(self, array: Array, chosen: Array) -> Array:
         """The vectors at some of the places of ``array``: (groups, size, count) float32."""
@@ -116,9 +125,20 @@ class Reads:
             yield (half, total - half) if self.auto_pad == "SAME_UPPER" else (total - half, half)
 
 
-def drawn(count: int, most: int, rng: np.random.Generator) -> Array:
-    """At most ``most`` of ``count`` places, in order; no number is drawn where all are taken."""
-    return np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
+def not_padding(feeds: Feeds) -> Array | None:
+    """Which positions of (batch, length) hold something, where an input says so: ones in front, zeros behind.
+
+    Segment numbers do not look like that: their first segment is 0.
+    """
+    for array in feeds.values():
+        if array.ndim != 2 or array.dtype.kind not in "biu" or not array.size:
+            continue
+        mask = array.astype(bool)
+        if mask.all() or (array != mask).any() or not mask[:, 0].all():
+            continue
+        if (mask[:, 1:] <= mask[:, :-1]).all():
+            return mask
+    return None
 
 
 class Gram:
@@ -166,15 +186,17 @@ def observe(model: Model, reads: Sequence[Reads], ctx: Context) -> Iterator[tupl
     if ctx.data is None:
         return
     data = ctx.data
+    real = [not_padding(sample.feeds) for sample in data]
     for wave in _waves(reads):
         found = {item: Gram(item) for item in wave}
         draws = {item: np.random.default_rng([ctx.seed, zlib.crc32(item.value.encode())]) for item in wave}
         names = list(dict.fromkeys(item.value for item in wave))
         with ctx.progress.task("observing what layers read", len(data)) as advance:
-            for values in tap(model, names, lambda: (s.feeds for s in data), ctx.target, ctx.workdir):
+            for index, values in enumerate(tap(model, names, lambda: (s.feeds for s in data), ctx.target, ctx.workdir)):
                 for item, gram in found.items():
                     if item.value in values and values[item.value].size:
-                        gram.update(item.vectors(values[item.value], draws[item]))
+                        mask = real[index % len(real)]
+                        gram.update(item.vectors(values[item.value], draws[item], mask))
                 advance(1)
         yield from found.items()
 

@@ -32,7 +32,7 @@ IMPORTANCES: tuple[Importance, ...] = ("obs", "activation", "l2", "l1")
 
 DAMPING = 1e-2
 """Of the mean of the diagonal, added to it."""
-STEPS = 48
+STEPS = 32
 """A group is emptied in at most so many steps; units of one step are chosen together."""
 EXACT = 2048
 """Matrices up to this size are inverted in double precision."""

@@ -59,18 +59,19 @@ class Menu:
         return float(sum(e[np.searchsorted(c, k)] for c, e, k in pairs))
 
 
-def menu(rankings: Sequence[Ranking], block: int) -> Menu:
+def menu(rankings: Sequence[Ranking], block: int, *, strict: bool) -> Menu:
     """The multiples of the block, and the whole.
 
     Args:
         rankings: One for each group.
         block: Channels that the kernels of the target take together.
+        strict: Whether narrow groups are cut in whole blocks too: less would not be faster.
     """
     choices: list[Array] = []
     errors: list[Array] = []
     for ranking in rankings:
         count = len(ranking.group.units)
-        step = _step(ranking.group, block)
+        step = _step(ranking.group, block, strict=strict)
         least = max(step, int(np.ceil(count * LEAST_SHARE / step)) * step, 1)
         found = np.unique(np.append(np.arange(least, count, step), count))
         while len(found) > MOST_WIDTHS:
@@ -80,11 +81,11 @@ def menu(rankings: Sequence[Ranking], block: int) -> Menu:
     return Menu(tuple(choices), tuple(errors))
 
 
-def _step(group: Group, block: int) -> int:
+def _step(group: Group, block: int, *, strict: bool) -> int:
     """Units that fill a block: heads and other units of several channels count as so many."""
     positions = max(int((len(slot.ids)) // max(len(np.unique(slot.ids)), 1)) for slot in group.slots)
     step = max(1, block // positions)
-    while step > 4 and len(group.units) < NARROW * step:
+    while not strict and step > 1 and len(group.units) < NARROW * step:
         step //= 2
     return step
 

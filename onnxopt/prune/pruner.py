@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,18 @@ class Pruner:
         before = Pruned(name, kept, plain_path, plain, Repaired({}, 0, 0), scorer.compare(plain_path))
         return made if made.sqnr_db >= before.sqnr_db else before
 
+    def check(self, kept: Array, feeds: Sequence[Feeds]) -> None:
+        """Raises unless the cut model, without repair, equals the zeroed one.
+
+        Raises:
+            VerificationError: It does not, or does not load.
+        """
+        dead = self.dead(kept)
+        path, twin = self.ctx.workdir / "checked.onnx", self.ctx.workdir / "zeroed.onnx"
+        save(cut(self.model, self.shapes, dead), path)
+        save(zeroed(self.model, self.structure, dead), twin)
+        verify(twin, path, feeds, self.ctx.target, rtol=_tolerance(self.model))
+
     def _checked(
         self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
     ) -> tuple[Model, Path]:
@@ -143,6 +155,7 @@ def open_pruner(
     *,
     method: Importance,
     block: int,
+    strict: bool = False,
     keep: Collection[str] = (),
 ) -> Pruner:
     """Analyses and ranks a cleaned-up model.
@@ -154,13 +167,14 @@ def open_pruner(
         ctx: Data to fit to, target, folder, seed.
         method: How units are ranked.
         block: Channels that the kernels of the target take together.
+        strict: Whether narrow groups are cut in whole blocks too.
         keep: Labels of nodes that keep all their channels.
     """
     full = with_biases(model)
     structure = analyse(full, shapes, keep=keep)
     found = layers(full.graph, structure)
     rankings = rank(full, structure, found, ctx, method)
-    return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block), ctx)
+    return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block, strict=strict), ctx)
 
 
 def _tolerance(model: Model) -> float:
@@ -179,10 +193,3 @@ def _with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
                     np.ascontiguousarray(weights[name]), dtype=value.const_value.dtype, name=name
                 )
     return copy
-
-
-def without_failing(pruner: Pruner, failing: Collection[int]) -> Pruner:
-    """The pruner with some groups left whole."""
-    choices = tuple(c[-1:] if i in failing else c for i, c in enumerate(pruner.choices.choices))
-    errors = tuple(e[-1:] if i in failing else e for i, e in enumerate(pruner.choices.errors))
-    return replace(pruner, choices=Menu(choices, errors))

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
-from onnxopt.passes.gram import drawn
+from onnxopt.passes.gram import not_padding
 from onnxopt.prune.layers import Layer, numbers
 from onnxopt.prune.ridge import WIDEST, Sums, Vectors, solve, solve_dual
 from onnxopt.prune.stages import Stage, Stream, live_bytes, stages
@@ -215,7 +215,7 @@ def _gather(
         before = original.value(index, layer.reads.value)
         after = pruned.value(index, layer.reads.value)
         same = same and np.array_equal(before, after)
-        chosen = drawn(layer.reads.count(before), places, rng)
+        chosen = layer.reads.draw(before, places, rng, not_padding(original.feeds[index]))
         x, now = layer.reads.at(before, chosen), layer.reads.at(after, chosen)
         y = np.matmul(matrix.transpose(0, 2, 1), x) + offsets[:, :, None]
         x_left = now[rows].reshape(shape[0], shape[1], -1)

@@ -10,9 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnxopt.passes.base import Context
+from onnxopt.passes.gram import Gram, Reads, observe
 from onnxopt.quantization.fixes import rounding
 from onnxopt.quantization.fixes.choose import Fixes, choose_rounding
-from onnxopt.passes.gram import Gram, Reads, observe
 from onnxopt.quantization.fixes.rounding import descend
 from onnxopt.quantization.scheme import CPU_X86
 from onnxopt.quantization.static import StaticQuantize

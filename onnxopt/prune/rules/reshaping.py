@@ -103,7 +103,7 @@ def _moved(node: ir.Node, walk: Walk) -> Axes:
             steps = np.arange(target.size) * target.stride // place.stride % place.size
             found = ids[steps]
         else:
-            target = _carrier(output, met, place)
+            target = _carrier(output, met, place, walk)
             if target is None:
                 walk.channels.pin(ids, "Reshape takes it apart, and what follows needs every part")
                 continue
@@ -132,9 +132,9 @@ def _blocks(ids: Ids, place: _Place, target: _Place, walk: Walk) -> Ids:
     return np.array(found, np.int64)
 
 
-def _carrier(output: ir.Value, met: Sequence[_Place], place: _Place) -> _Place | None:
+def _carrier(output: ir.Value, met: Sequence[_Place], place: _Place, walk: Walk) -> _Place | None:
     inside = [t for t in met if t.stride >= place.stride and t.end <= place.end]
-    roles = {t.axis: _role(output, t.axis, DEPTH) for t in inside}
+    roles = {t.axis: _role(output, t.axis, DEPTH, walk) for t in inside}
     for target in inside:
         if roles[target.axis] == "batch":
             return target
@@ -142,19 +142,19 @@ def _carrier(output: ir.Value, met: Sequence[_Place], place: _Place) -> _Place |
     return max(free, key=lambda t: t.size) if free else None
 
 
-def _role(value: ir.Value, axis: int, depth: int) -> str:
+def _role(value: ir.Value, axis: int, depth: int, walk: Walk) -> str:
     """What the nodes behind ``value`` do with an axis: ``"batch"``, ``"needed"`` as it is, or nothing: ``"free"``."""
     if depth == 0:
         return "free"
     for use in value.uses():
-        found = _use(use.node, use.idx, value, axis, depth)
+        found = _use(use.node, use.idx, value, axis, depth, walk)
         if found != "free":
             return found
     return "free"
 
 
-def _use(node: ir.Node, index: int, value: ir.Value, axis: int, depth: int) -> str:
-    rank = None if value.shape is None else len(value.shape)
+def _use(node: ir.Node, index: int, value: ir.Value, axis: int, depth: int, walk: Walk) -> str:
+    rank = _rank(value, walk)
     if is_op(node, "MatMul"):
         return "free" if rank is None else "batch" if axis < rank - 2 else "needed"
     if is_op(node, *NORMS):
@@ -165,22 +165,22 @@ def _use(node: ir.Node, index: int, value: ir.Value, axis: int, depth: int) -> s
         return "batch" if axis == 1 else "needed"
     if is_op(node, "Transpose"):
         order = list(node.attributes.get_ints("perm") or ())
-        return _role(node.outputs[0], order.index(axis), depth - 1) if order else "free"
+        return _role(node.outputs[0], order.index(axis), depth - 1, walk) if order else "free"
     if is_op(node, "Split", "Gather", "Slice") and index == 0:
-        return _taken(node, axis, rank, depth)
+        return _taken(node, axis, rank, depth, walk)
     if is_op(node, "Concat"):
         own = int_attribute(node, "axis", 0) or 0
-        return "needed" if rank is not None and own % rank == axis else _role(node.outputs[0], axis, depth - 1)
+        return "needed" if rank is not None and own % rank == axis else _role(node.outputs[0], axis, depth - 1, walk)
     if is_op(node, "Squeeze", "Unsqueeze"):
-        return _role(node.outputs[0], _shifted(node, axis, rank), depth - 1)
+        return _role(node.outputs[0], _shifted(node, axis, rank), depth - 1, walk)
     if is_op(node, *PASSING):
-        made = node.outputs[0].shape
-        gap = 0 if made is None or rank is None else len(made) - rank
-        return _role(node.outputs[0], axis + gap, depth - 1)
+        made = _rank(node.outputs[0], walk)
+        gap = 0 if made is None or rank is None else made - rank
+        return _role(node.outputs[0], axis + gap, depth - 1, walk)
     return "free"
 
 
-def _taken(node: ir.Node, axis: int, rank: int | None, depth: int) -> str:
+def _taken(node: ir.Node, axis: int, rank: int | None, depth: int, walk: Walk) -> str:
     """Behind Split, Gather or Slice, which need the axis that they take parts of."""
     if is_op(node, "Slice"):
         found = node.attributes.get_ints("axes")
@@ -191,8 +191,13 @@ def _taken(node: ir.Node, axis: int, rank: int | None, depth: int) -> str:
     if rank is None or any(a % rank == axis for a in axes):
         return "needed"
     drops = is_op(node, "Gather") and _is_scalar(node.inputs[1]) and axes[0] % rank < axis
-    roles = [_role(output, axis - drops, depth - 1) for output in node.outputs]
+    roles = [_role(output, axis - drops, depth - 1, walk) for output in node.outputs]
     return next((role for role in roles if role != "free"), "free")
+
+
+def _rank(value: ir.Value, walk: Walk) -> int | None:
+    shape = walk.shapes.get(value.name or "")
+    return None if shape is None else len(shape)
 
 
 def _is_scalar(value: ir.Value | None) -> bool:
