@@ -24,6 +24,7 @@ from onnxopt.passes.base import Context, PassResult
 from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
 from onnxopt.prune.importance import Importance
 from onnxopt.prune.pruner import Pruner, open_pruner
+from onnxopt.prune.sensitivity import scaled
 from onnxopt.prune.soundness import sound
 from onnxopt.prune.times import DEFAULT_BLOCK, block_size
 from onnxopt.quantization.existing import is_integer
@@ -35,6 +36,8 @@ from onnxopt.run.target import Target
 __all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
 
 TIME_LIMIT_S = 300.0
+WEIGHING = 0.3
+"""Of the time limit, for how much each group matters to the output."""
 HELD_BACK = 0.25
 """Of the data, to judge by, where no other data are given."""
 TOLERANCE = 0.02
@@ -141,6 +144,7 @@ def prune(
         if not pruner.structure.groups:
             return nothing(path, pruner)
         pruner, unsound = sound(pruner, feeds)
+        pruner = scaled(pruner, scorer.output, time_limit * WEIGHING)
         price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)
         if goal is not None and price.least > goal.ratio:
             return out_of_reach(path, pruner, price, goal)

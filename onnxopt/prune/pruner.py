@@ -25,7 +25,7 @@ from onnxopt.prune.structure import Structure, analyse
 from onnxopt.prune.surgery import cut, zeroed
 from onnxopt.run.session import Feeds
 
-__all__ = ["Pruned", "Pruner", "open_pruner"]
+__all__ = ["Pruned", "Pruner", "open_pruner", "with_weights"]
 
 RTOL = 1e-5
 """Tolerated difference of the cut and the zeroed model, of the largest magnitude of an output."""
@@ -130,7 +130,7 @@ class Pruner:
     def _checked(
         self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
     ) -> tuple[Model, Path]:
-        changed = _with_weights(self.model, weights)
+        changed = with_weights(self.model, weights)
         small = cut(changed, self.shapes, dead)
         path, twin = self.ctx.workdir / f"{name}.onnx", self.ctx.workdir / "zeroed.onnx"
         save(small, path)
@@ -183,7 +183,7 @@ def _tolerance(model: Model) -> float:
     return 1e-2 if has_short else RTOL
 
 
-def _with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
+def with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
     """A copy with other values of some constants."""
     copy = model.clone()
     for graph in graphs(copy):

@@ -17,8 +17,9 @@ from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.gram import not_padding
+from onnxopt.prune.behind import behind
 from onnxopt.prune.layers import Layer, numbers
-from onnxopt.prune.ridge import WIDEST, Sums, Vectors, solve, solve_dual
+from onnxopt.prune.ridge import Vectors, solve
 from onnxopt.prune.stages import Stage, Stream, live_bytes, stages
 from onnxopt.prune.structure import Structure, alive
 from onnxopt.prune.walk import Alive
@@ -30,7 +31,8 @@ PLACES = 100
 MOST_PLACES = 512
 VECTORS_A_ROW = 8
 """So many vectors are wanted for each row of a layer."""
-DUAL_VECTORS = 4096
+VECTOR_BYTES = 512 << 20
+"""Of the vectors of one layer."""
 HELD_OUT = 5
 """Every fifth sample chooses lambda."""
 LIVE_BYTES = 600 << 20
@@ -137,15 +139,15 @@ def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights
     offsets = (first if has_bias else np.zeros_like(first)).reshape(matrix.shape[0], -1).astype(np.float32)
     rows = layer.rows_alive(stays)
     columns = layer.columns_alive(stays, matrix.shape[0] * matrix.shape[2])
-    sums = _gather(layer, matrix, offsets, original, pruned, rows, columns, seed)
-    if sums is None:
+    vectors = _gather(layer, matrix, offsets, original, pruned, rows, columns, seed)
+    if vectors is None:
         return False
     present = layer.matrix(weights.get(name, full)).copy()
     moved: Array = offsets.copy()
-    inside = _inside(rows, columns)
-    start = present[inside].reshape(sums.shape)
-    bias = offsets[columns].reshape(sums.shape[0], sums.shape[2]) if has_bias else None
-    better, bias = sums.solve(start, bias)
+    inside = rows[:, :, None] & columns[:, None, :]
+    start = present[inside].reshape(vectors.x.shape[0], vectors.x.shape[1], vectors.y.shape[1])
+    bias = offsets[columns].reshape(vectors.y.shape[:2]) if has_bias else None
+    better, bias = solve(vectors, start, bias)
     present[inside] = better.ravel()
     if bias is not None:
         moved[columns] = bias.ravel()
@@ -162,33 +164,6 @@ def _is_own(bias: ir.Value) -> bool:
     return len(list(bias.uses())) == 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """What is solved from, for the groups that are left.
-
-    Attributes:
-        shape: Groups, rows and columns that are left.
-        fit: From the samples to fit to.
-        held: From the others.
-    """
-
-    shape: tuple[int, int, int]
-    fit: Sums | Vectors
-    held: Sums | Vectors
-
-    def solve(self, start: Array, bias: Array | None) -> tuple[Array, Array | None]:
-        if isinstance(self.fit, Vectors) and isinstance(self.held, Vectors):
-            return solve_dual(self.fit, self.held, start, bias)
-        if isinstance(self.fit, Sums) and isinstance(self.held, Sums):
-            return solve(self.fit, self.held, start, bias)
-        raise TypeError("sums and vectors do not go together")
-
-
-def _inside(rows: Array, columns: Array) -> Array:
-    """Mask of the weights that are left, (groups, rows, columns)."""
-    return rows[:, :, None] & columns[:, None, :]
-
-
 def _gather(
     layer: Layer,
     matrix: Array,
@@ -198,27 +173,64 @@ def _gather(
     rows: Array,
     columns: Array,
     seed: int,
-) -> _Sums | None:
+) -> Vectors | None:
     """What to solve from; ``None``: the layer reads what it did before, or nothing of it is left."""
     left = rows.any(axis=1) & columns.any(axis=1)
     if not left.any():
         return None
     shape = int(left.sum()), int(rows[left][0].sum()), int(columns[left][0].sum())
     samples = len(original.feeds)
-    wide = shape[0] == 1 and shape[1] > WIDEST
-    wanted = DUAL_VECTORS if wide else max(PLACES * samples, VECTORS_A_ROW * layer.reads.size)
+    room = VECTOR_BYTES // (4 * shape[0] * (shape[1] + 2 * shape[2]))
+    wanted = min(room, max(PLACES * samples, VECTORS_A_ROW * layer.reads.size))
     places = min(MOST_PLACES, max(1, wanted // samples))
     rng = np.random.default_rng([seed, layer.reads.size, matrix.shape[2]])
-    fit, held = (Vectors(), Vectors()) if wide else (Sums(*shape), Sums(*shape))
+    after_it = behind(layer.linear)
+    vectors = Vectors(*shape, places * samples, after_it.bounds)
     same = bool(rows.all())
-    for index in range(samples):
+    judging = range(HELD_OUT - 1, samples, HELD_OUT)
+    for index in (*(i for i in range(samples) if i not in judging), *judging):
         before = original.value(index, layer.reads.value)
         after = pruned.value(index, layer.reads.value)
         same = same and np.array_equal(before, after)
         chosen = layer.reads.draw(before, places, rng, not_padding(original.feeds[index]))
         x, now = layer.reads.at(before, chosen), layer.reads.at(after, chosen)
         y = np.matmul(matrix.transpose(0, 2, 1), x) + offsets[:, :, None]
+        added: Array | float = 0.0
+        shift = _added(layer, after_it.added, chosen, original, pruned, index, y.shape)
+        if shift is not None:
+            y = y + shift[0]
+            added = shift[1][columns].reshape(shape[0], shape[2], -1)
         x_left = now[rows].reshape(shape[0], shape[1], -1)
         y_left = y[columns].reshape(shape[0], shape[2], -1)
-        (held if index % HELD_OUT == HELD_OUT - 1 else fit).update(x_left, y_left)
-    return None if same else _Sums(shape, fit, held)
+        vectors.update(x_left, y_left, added, judges=index in judging)
+    return None if same else vectors
+
+
+def _added(
+    layer: Layer,
+    name: str | None,
+    chosen: Array,
+    original: Stream,
+    pruned: Stream,
+    index: int,
+    shape: tuple[int, ...],
+) -> tuple[Array, Array] | None:
+    """What is added to the output at the chosen places, in both streams: (groups, columns, n); ``None``: not known."""
+    if name is None or not original.has(index, name):
+        return None
+    found: list[Array] = []
+    for stream in (original, pruned):
+        value = stream.value(index, name)
+        columns = shape[0] * shape[1]
+        if layer.reads.kernel is None:
+            if value.shape[-1] != columns:
+                return None
+            rows = value.reshape(-1, columns)
+        else:
+            if value.ndim != len(layer.reads.kernel) + 2 or value.shape[1] != columns:
+                return None
+            rows = np.moveaxis(value, 1, -1).reshape(-1, columns)
+        if len(rows) <= int(chosen.max(initial=0)):
+            return None
+        found.append(rows[chosen].T.reshape(shape).astype(np.float32))
+    return found[0], found[1]

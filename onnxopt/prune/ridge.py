@@ -4,10 +4,15 @@ Source: the ridge regression of Channel Pruning (He et al. 2017, https://arxiv.o
 weights: ``W = W0 + (H + lambda mean(diag H) I)^-1 (R - H W0)`` with ``H = Cov(x', x')`` and ``R = Cov(x', y)``, where
 ``x'`` are the rows of the pruned model and ``y`` the outputs of the original; the means go into the bias. lambda is the
 one of least error on samples that were held out. With more rows than vectors the dual form is solved.
+
+Where a Relu or Clip follows, what it cuts off does not count: outputs of the original outside its bounds are replaced
+by those of the repaired layer as long as they lie on the same side, and the regression is repeated (the nonlinear case
+of Zhang et al. 2015, https://arxiv.org/abs/1505.06798). Where a sum follows, both sides are compared behind it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -15,117 +20,159 @@ from scipy import linalg
 
 from onnxopt.core.tensors import Array
 
-__all__ = ["LAMBDAS", "WIDEST", "Sums", "Vectors", "solve", "solve_dual"]
+__all__ = ["LAMBDAS", "WIDEST", "Bounds", "Vectors", "solve"]
 
 LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0)
 WIDEST = 5120
-"""With more rows the matrices would not fit: the vectors themselves are kept instead."""
-BUFFERED = 2048
+"""With more rows than this, and than vectors, the dual form is solved."""
+ROUNDS = 3
+"""Regressions after the first where a Relu or Clip follows."""
 
 
-class Sums:
-    """Running sums of the rows ``x`` and the outputs ``y`` of the groups of a layer. Mutable: vectors stream in."""
+@dataclass(frozen=True)
+class Bounds:
+    """What a Relu or Clip behind the layer lets through."""
 
-    def __init__(self, groups: int, rows: int, columns: int) -> None:
-        self.products = np.zeros((groups, rows, rows), np.float32)
-        self.cross = np.zeros((groups, rows, columns), np.float32)
-        self.x, self.y = np.zeros((groups, rows)), np.zeros((groups, columns))
-        self.energy, self.count = 0.0, 0
-        self._waiting: list[tuple[Array, Array]] = []
-        self._held = 0
+    low: float = -np.inf
+    high: float = np.inf
 
-    def update(self, x: Array, y: Array) -> None:
-        """Adds vectors: (groups, rows, n), (groups, columns, n) float32."""
-        self._waiting.append((x, y))
-        self._held += x.shape[2]
-        if self._held >= BUFFERED:
-            self.flush()
+    @property
+    def is_open(self) -> bool:
+        """Whether everything passes."""
+        return self.low == -np.inf and self.high == np.inf
 
-    def flush(self) -> None:
-        """Adds what waits."""
-        if not self._waiting:
-            return
-        x = np.concatenate([pair[0] for pair in self._waiting], axis=2)
-        y = np.concatenate([pair[1] for pair in self._waiting], axis=2)
-        self._waiting, self._held = [], 0
-        self.products += x @ x.transpose(0, 2, 1)
-        self.cross += x @ y.transpose(0, 2, 1)
-        self.x += x.sum(axis=2, dtype=np.float64)
-        self.y += y.sum(axis=2, dtype=np.float64)
-        self.energy += float((y.astype(np.float64) ** 2).sum())
-        self.count += x.shape[2]
+    def apply(self, values: Array) -> Array:
+        """What passes."""
+        return values if self.is_open else np.clip(values, self.low, self.high)
 
-    def __add__(self, other: Sums) -> Sums:
-        both = Sums(0, 0, 0)
-        both.products, both.cross = self.products + other.products, self.cross + other.cross
-        both.x, both.y = self.x + other.x, self.y + other.y
-        both.energy, both.count = self.energy + other.energy, self.count + other.count
-        return both
 
-    def moments(self, *, centered: bool) -> tuple[Array, Array, Array, Array]:
-        """``H``, ``R`` and the means of x and y (zero when not centred), all over the count, float64."""
-        count = max(self.count, 1)
-        h, r = self.products.astype(np.float64) / count, self.cross.astype(np.float64) / count
-        x, y = self.x / count, self.y / count
-        if not centered:
-            return h, r, np.zeros_like(x), np.zeros_like(y)
-        h -= x[:, :, None] * x[:, None, :]
-        r -= x[:, :, None] * y[:, None, :]
-        return h, r, x, y
+class Vectors:
+    """Rows and outputs of the groups of a layer, those that judge behind those to fit to. Mutable: they stream in.
+
+    Attributes:
+        x: (groups, rows, n) float32 of the pruned model.
+        y: (groups, columns, n) float32: the outputs of the original, with what is added to them behind.
+        added: Like ``y``: what is added behind the layer in the pruned model.
+        fitted: Number of vectors to fit to; the others judge.
+        bounds: What passes behind the sum.
+    """
+
+    def __init__(self, groups: int, rows: int, columns: int, most: int, bounds: Bounds) -> None:
+        self.x = np.empty((groups, rows, most), np.float32)
+        self.y = np.empty((groups, columns, most), np.float32)
+        self.added = np.empty((groups, columns, most), np.float32)
+        self.bounds = bounds
+        self.fitted = self.count = 0
+
+    def update(self, x: Array, y: Array, added: Array | float, *, judges: bool) -> None:
+        """Adds vectors; those that judge come last."""
+        here = slice(self.count, self.count + x.shape[2])
+        self.x[:, :, here], self.y[:, :, here], self.added[:, :, here] = x, y, added
+        self.count = here.stop
+        self.fitted += 0 if judges else x.shape[2]
+
+    def part(self, start: int, stop: int) -> Vectors:
+        """Some of them, all to fit to."""
+        found = Vectors(0, 0, 0, 0, self.bounds)
+        found.x, found.y, found.added = (a[:, :, start:stop] for a in (self.x, self.y, self.added))
+        found.fitted = found.count = stop - start
+        return found
 
     def error(self, weight: Array, bias: Array) -> float:
-        """Sum of squares of ``W^T x + b - y`` over all groups, over the count; weight (groups, rows, columns)."""
-        count = max(self.count, 1)
-        w = weight.astype(np.float32)
-        quadratic = float((w * (self.products @ w)).sum(dtype=np.float64))
-        cross = -2 * float((w * self.cross).sum(dtype=np.float64))
-        linear = 2 * float((bias * (np.einsum("gio,gi->go", w, self.x) - self.y)).sum()) + count * float(
-            (bias**2).sum()
-        )
-        return (quadratic + cross + linear + self.energy) / count
+        """Mean square of what passes, against the original."""
+        found = self.bounds.apply(self.outputs(weight, bias) + self.added)
+        return float(((found - self.bounds.apply(self.y)) ** 2).mean(dtype=np.float64))
+
+    def outputs(self, weight: Array, bias: Array) -> Array:
+        """``W^T x + b``."""
+        return np.matmul(weight.transpose(0, 2, 1).astype(np.float32), self.x) + bias[:, :, None].astype(np.float32)
+
+    def wanted(self, weight: Array, bias: Array) -> Array:
+        """What the layer should give: the original's outputs, except where what it gives makes no difference."""
+        if self.bounds.is_open:
+            return self.y - self.added
+        now = self.outputs(weight, bias) + self.added
+        wanted = np.where(self.y < self.bounds.low, np.minimum(now, self.bounds.low), self.y)
+        return np.where(self.y > self.bounds.high, np.maximum(now, self.bounds.high), wanted) - self.added
 
 
-def solve(fit: Sums, held: Sums, start: Array, bias: Array | None) -> tuple[Array, Array | None]:
+def solve(vectors: Vectors, start: Array, bias: Array | None) -> tuple[Array, Array | None]:
     """Better weights (groups, rows, columns) and bias (groups, columns), or those given where none are better.
 
     Args:
-        fit: Sums over the samples to fit to.
-        held: Sums over other samples, which judge.
+        vectors: What the layer reads and what it should give.
         start: Present weights of the rows that are left.
         bias: Present bias; ``None``: there is none, and none can be added.
     """
-    fit.flush()
-    held.flush()
     centered = bias is not None
     zero = np.zeros((start.shape[0], start.shape[2])) if bias is None else bias.astype(np.float64)
-    judge = held if held.count else fit
-    best, least = None, judge.error(start, zero)
-    h, r, x, y = fit.moments(centered=centered)
+    fit = vectors.part(0, vectors.fitted)
+    judge = vectors.part(vectors.fitted, vectors.count) if vectors.count > vectors.fitted else fit
+    least, best = judge.error(start, zero), None
+    solver = _Dual(fit, centered) if _is_dual(fit) else _Primal(fit, centered)
     for strength in LAMBDAS:
-        weight = _ridge(h, r, start, strength)
-        error = judge.error(weight, _offset(weight, x, y) if centered else zero)
+        found = solver.solve(fit.y - fit.added, start, strength)
+        error = judge.error(*found)
         if np.isfinite(error) and error < least:
-            best, least = strength, error
+            least, best = error, strength
     if best is None:
         return start, bias
-    del h, r
-    h, r, x, y = (fit + held).moments(centered=centered)
-    weight = _ridge(h, r, start, best)
-    return weight, (_offset(weight, x, y) if centered else None)
+    everything = vectors.part(0, vectors.count)
+    del solver
+    solver = _Dual(everything, centered) if _is_dual(everything) else _Primal(everything, centered)
+    weight, offset = solver.solve(everything.y - everything.added, start, best)
+    for _ in range(0 if vectors.bounds.is_open else ROUNDS):
+        weight, offset = solver.solve(everything.wanted(weight, offset), start, best)
+    return weight, (offset if centered else None)
 
 
-def _offset(weight: Array, x: Array, y: Array) -> Array:
-    return y - np.einsum("gio,gi->go", weight, x)
+def _is_dual(vectors: Vectors) -> bool:
+    groups, rows, _ = vectors.x.shape
+    return groups == 1 and rows > max(WIDEST, vectors.count)
 
 
-def _ridge(h: Array, r: Array, start: Array, strength: float) -> Array:
-    size = h.shape[1]
-    damping = np.maximum(strength * np.trace(h, axis1=1, axis2=2) / max(size, 1), 1e-30)
-    damped = h + np.eye(size) * damping[:, None, None]
-    wanted = r - h @ start
-    if len(h) > 1:
-        return start + cast(Array, np.linalg.solve(damped, wanted))
-    return start + _solved(damped[0], wanted[0])[None]
+class _Primal:
+    """Keeps ``H``; each right-hand side is one more solve."""
+
+    def __init__(self, vectors: Vectors, centered: bool) -> None:
+        self._x, self._centered = vectors.x, centered
+        self._mean = vectors.x.mean(axis=2, dtype=np.float64) * centered
+        self._h = np.matmul(vectors.x, vectors.x.transpose(0, 2, 1)).astype(np.float64) / max(vectors.count, 1)
+        self._h -= self._mean[:, :, None] * self._mean[:, None, :]
+
+    def solve(self, wanted: Array, start: Array, strength: float) -> tuple[Array, Array]:
+        """Weights and bias (zero where it stays out)."""
+        middle = wanted.mean(axis=2, dtype=np.float64) * self._centered
+        r = np.matmul(self._x, wanted.transpose(0, 2, 1)).astype(np.float64) / max(wanted.shape[2], 1)
+        r -= self._mean[:, :, None] * middle[:, None, :]
+        size = self._h.shape[1]
+        damping = np.maximum(strength * np.trace(self._h, axis1=1, axis2=2) / max(size, 1), 1e-30)
+        damped = self._h + np.eye(size) * damping[:, None, None]
+        change = r - self._h @ start
+        if len(damped) > 1:
+            weight = start + cast(Array, np.linalg.solve(damped, change))
+        else:
+            weight = start + _solved(damped[0], change[0])[None]
+        return weight, middle - np.einsum("gio,gi->go", weight, self._mean)
+
+
+class _Dual:
+    """``W = W0 + X^T (X X^T + lambda I)^-1 (Y - X W0)`` for one group."""
+
+    def __init__(self, vectors: Vectors, centered: bool) -> None:
+        self._centered = centered
+        self._mean = vectors.x[0].mean(axis=1, keepdims=True) * centered
+        self._rows = vectors.x[0] - self._mean
+        self._kernel = (self._rows.T @ self._rows).astype(np.float64)
+
+    def solve(self, wanted: Array, start: Array, strength: float) -> tuple[Array, Array]:
+        """Weights and bias (zero where it stays out)."""
+        middle = wanted[0].mean(axis=1, keepdims=True) * self._centered
+        change = (wanted[0] - middle - start[0].T.astype(np.float32) @ self._rows).T.astype(np.float64)
+        damping = max(strength * float(np.trace(self._kernel)) / len(self._rows), 1e-30)
+        dual = _solved(self._kernel + np.eye(len(self._kernel)) * damping, change)
+        weight = start[0] + self._rows @ dual.astype(np.float32)
+        return weight[None], (middle - weight.T @ self._mean).T
 
 
 def _solved(matrix: Array, wanted: Array) -> Array:
@@ -135,39 +182,3 @@ def _solved(matrix: Array, wanted: Array) -> Array:
     except linalg.LinAlgError:
         return np.multiply(wanted, np.nan)
     return linalg.cho_solve((factor, True), wanted, check_finite=False)
-
-
-class Vectors:
-    """The vectors themselves, for layers with more rows than matrices can hold. Mutable: vectors stream in."""
-
-    def __init__(self) -> None:
-        self.x: list[Array] = []
-        self.y: list[Array] = []
-
-    def update(self, x: Array, y: Array) -> None:
-        """Adds vectors: (1, rows, n), (1, columns, n) float32."""
-        self.x.append(x[0].T)
-        self.y.append(y[0].T)
-
-
-def solve_dual(fit: Vectors, held: Vectors, start: Array, bias: Array | None) -> tuple[Array, Array | None]:
-    """As ``solve`` for one group, by ``W = W0 + X^T (X X^T + lambda I)^-1 (Y - X W0)``."""
-    x, y = np.concatenate(fit.x), np.concatenate(fit.y)
-    test_x, test_y = (np.concatenate(held.x), np.concatenate(held.y)) if held.x else (x, y)
-    centered = bias is not None
-    mean_x, mean_y = (x.mean(axis=0), y.mean(axis=0)) if centered else (0.0 * x[0], 0.0 * y[0])
-    rows = x - mean_x
-    kernel = (rows @ rows.T).astype(np.float64)
-    wanted = (y - mean_y - rows @ start[0]).astype(np.float64)
-    before = 0.0 if bias is None else bias[0]
-    least, best = float(((test_x @ start[0] + before - test_y) ** 2).mean()), (start, bias)
-    for strength in LAMBDAS:
-        damping = strength * float(np.trace(kernel)) / max(x.shape[1], 1)
-        damped = kernel + np.eye(len(kernel)) * max(damping, 1e-30)
-        dual = _solved(damped, wanted).astype(np.float32)
-        weight = start[0] + rows.T @ dual
-        moved = mean_y - weight.T @ mean_x if centered else None
-        error = float(((test_x @ weight + (0.0 if moved is None else moved) - test_y) ** 2).mean())
-        if np.isfinite(error) and error < least:
-            least, best = error, (weight[None], None if moved is None else moved[None])
-    return best

@@ -128,6 +128,10 @@ class Stream:
             for name in [n for n in values if n not in stage.live]:
                 del values[name]
 
+    def has(self, index: int, name: str) -> bool:
+        """Whether a value of a sample is live here."""
+        return name in self.feeds[index] or (bool(self.values) and name in self.values[index])
+
     def value(self, index: int, name: str) -> Array:
         """A live value of a sample, or one of its inputs."""
         values = self.values[index] if self.values else {}

@@ -117,7 +117,7 @@ class Walk:
         axis %= len(shape)
         if not self.is_constant(value):
             found = self._found.get(value)
-            return None if found is None else found[axis]
+            return found[axis] if found else None
         if shape[axis] == 1 or (value, axis) in self._forbidden:
             return None
         slot = self.slots.get((value, axis))

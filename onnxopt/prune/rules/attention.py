@@ -28,7 +28,7 @@ def _heads(ids: Axis, count: int, walk: Walk) -> Axis:
 
 def attention(node: ir.Node, walk: Walk) -> None:
     """``Attention`` of the default domain (opset 23): 3-D inputs (batch, length, heads * width) or 4-D ones."""
-    if any(value is not None for value in node.inputs[4:6]):
+    if any(value is not None for value in node.inputs[4:6]) or _gives_more(node):
         raise Declined("it has a state of keys and values")
     query, key, value = (read(node, i) for i in range(3))
     rank = len(walk.shape(query))
@@ -62,17 +62,22 @@ def attention(node: ir.Node, walk: Walk) -> None:
 
 def _mask(node: ir.Node, index: int, heads: Axis, walk: Walk) -> None:
     mask = node.inputs[index] if len(node.inputs) > index else None
-    if mask is None or len(walk.shape(mask)) != 4:
+    if mask is None or len(walk.shape(mask)) < 3:
         return
-    if walk.shape(mask)[1] != 1:
-        walk.tie(walk.axis(mask, 1), heads, "its mask is never cut")
+    if walk.shape(mask)[-3] != 1:
+        walk.tie(walk.axis(mask, -3), heads, "its mask is never cut")
+
+
+def _gives_more(node: ir.Node) -> bool:
+    """Whether it also gives keys, values or weights, which have an axis of heads that is not followed."""
+    return any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
 
 
 def multi_head(node: ir.Node, walk: Walk) -> None:
     """``com.microsoft.MultiHeadAttention`` with separate inputs (batch, length, heads * width)."""
     inputs = [node.inputs[i] if i < len(node.inputs) else None for i in range(8)]
     query, key, value = inputs[:3]
-    if query is None or key is None or value is None or any(v is not None for v in inputs[6:]):
+    if query is None or key is None or value is None or any(v is not None for v in inputs[6:]) or _gives_more(node):
         raise Declined("its inputs are packed, or it has a state")
     if any(len(walk.shape(v)) != 3 for v in (query, key, value)):
         raise Declined("its inputs are packed")
@@ -95,7 +100,7 @@ def packed(node: ir.Node, walk: Walk) -> None:
     data, weight = read(node), read(node, 1)
     inputs = [node.inputs[i] if i < len(node.inputs) else None for i in range(7)]
     bias = inputs[2]
-    if not walk.is_constant(weight) or inputs[4] is not None or inputs[6] is not None:
+    if not walk.is_constant(weight) or inputs[4] is not None or inputs[6] is not None or _gives_more(node):
         raise Declined("its weights are no constant, or it has a state")
     count, total = int_attribute(node, "num_heads", 0), walk.shape(weight)[1]
     sizes = tuple(node.attributes.get_ints("qkv_hidden_sizes") or (total // 3,) * 3)
