@@ -36,6 +36,8 @@ bench: $(VENV)/run.stamp $(ZOO)/zoo.stamp peers
 	$(ZOO)/bin/python -m benchmarks.zoo.build
 	$(BIN)/python -m benchmarks.int8_peers make
 	$(BIN)/python -m benchmarks.int8_peers judge
+	$(BIN)/python -m benchmarks.prune make
+	$(BIN)/python -m benchmarks.prune judge
 
 # About two hours; nothing else should run.
 bench-latency: $(VENV)/run.stamp

@@ -5,18 +5,17 @@ Imports numpy and onnx only, so that it works in every peer's environment.
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import TypeVar
 
 import onnx
 from onnx import shape_inference
 
 STEPS = 12
-MOST = 0.98
+MOST = 0.9
 """Largest share of the channels that is tried."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
-Cut = Callable[[float], onnx.ModelProto]
-"""Share of the channels to remove -> the model."""
+M = TypeVar("M")
 
 
 def count(model: onnx.ModelProto, kind: str) -> int:
@@ -28,7 +27,8 @@ def count(model: onnx.ModelProto, kind: str) -> int:
     bare.CopyFrom(model)
     del bare.graph.value_info[:]  # may be from before the cut
     inferred = shape_inference.infer_shapes(bare).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.output)}
+    values = (*inferred.value_info, *inferred.output)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     total = 0
     for node in model.graph.node:
         if node.op_type in WEIGHTED and node.input[1] in weights:
@@ -37,28 +37,28 @@ def count(model: onnx.ModelProto, kind: str) -> int:
     return total
 
 
-def least_cut(model: onnx.ModelProto, cut: Cut, kind: str, ratio: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the cut model that costs at most `ratio` of `model` and is nearest to it, and what was found.
+def least_cut(cut: Callable[[float], M], share_of: Callable[[M], float], ratio: float) -> tuple[M, dict[str, float]]:
+    """Return the model that keeps at most `ratio` of the cost and is nearest to it, and what was found.
+
+    Args:
+        cut: Share of the channels to remove -> the model.
+        share_of: Its cost as a share of that of the input.
+        ratio: What may stay.
 
     Raises:
         ValueError: Even the most is not enough.
     """
-    whole = count(model, kind)
     low, high = 0.0, MOST
-    best, least = None, 1.0
-    for step in range(STEPS):
-        share = high if step == 0 else (low + high) / 2
-        found = cut(share)
-        cost = count(found, kind) / whole
-        least = min(least, cost)
-        if cost <= ratio:
-            high = share
-            if best is None or cost > best[1]["share"]:
-                best = found, {"removed": share, "share": cost, "kind": kind}
-        elif step == 0:
-            raise ValueError(f"it keeps {cost:.3f} of the {kind} where it is to remove {MOST:g} of the channels")
-        else:
-            low = share
-    if best is None:
-        raise ValueError(f"the least that it keeps of the {kind} is {least:.3f}")
-    return best
+    best = cut(high)
+    share = share_of(best)
+    if share > ratio:
+        raise ValueError(f"it keeps {share:.3f} of the cost where it is to remove {MOST:g} of the channels")
+    removed = high
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        found = cut(middle)
+        cost = share_of(found)
+        low, high = (low, middle) if cost <= ratio else (middle, high)
+        if share < cost <= ratio:
+            best, share, removed = found, cost, middle
+    return best, {"removed": removed, "share": share}

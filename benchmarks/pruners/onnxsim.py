@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.feeds import read
-from benchmarks.pruners.goals import least_cut
+from benchmarks.pruners.goals import count, least_cut
 
 
 def prune(config: str, kind: str, ratio: float, model: Path, data: Path, output: Path) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def prune(config: str, kind: str, ratio: float, model: Path, data: Path, output:
             return onnxsim.apply_structured_wanda_pruning(simple, feeds, sparsity=share)
         return onnxsim.apply_structured_pruning(simple, sparsity=share, global_sparsity=config == "global")
 
-    found, done = least_cut(simple, cut, kind, ratio)
+    whole = count(simple, kind)
+    found, done = least_cut(cut, lambda pruned: count(pruned, kind) / whole, ratio)
     onnx.save(found, output)
     return done

@@ -42,19 +42,21 @@ def prune(config: str, kind: str, ratio: float, model: Path, data: Path, output:
             ).step()
         return network
 
-    def export(network: torch.nn.Module) -> onnx.ModelProto:
-        program = torch.onnx.export(
-            network,
-            (sample,),
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-            opset_version=18,
-            dynamo=True,
-            verbose=False,
-        )
-        return program.model_proto
+    def cost(network: torch.nn.Module) -> float:
+        macs, params = torch_pruning.utils.count_ops_and_params(network, sample)
+        return macs if kind == "macs" else params
 
-    found, done = least_cut(export(pruned(0.0)), lambda share: export(pruned(share)), kind, ratio)
-    onnx.save(found, output)
+    whole = cost(pruned(0.0))
+    network, done = least_cut(pruned, lambda found: cost(found) / whole, ratio)
+    program = torch.onnx.export(
+        network,
+        (sample,),
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+        opset_version=18,
+        dynamo=True,
+        verbose=False,
+    )
+    onnx.save(program.model_proto, output)
     return done

