@@ -41,7 +41,7 @@ IMPORTANCES = ("obs", "activation", "l2", "l1")
 @click.option("--quantize", "then_quantize", is_flag=True, help="Quantize the pruned model on the same data.")
 @click.option("--importance", type=click.Choice(IMPORTANCES), default="obs", show_default=True)
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Node names or op types that keep their channels.")
-@click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back quarter of --data.")
+@click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option(
     "--time-limit",
     type=POSITIVE,

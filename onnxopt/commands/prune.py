@@ -27,7 +27,7 @@ from onnxopt.prune.importance import Importance
 from onnxopt.prune.pruner import Pruner, open_pruner
 from onnxopt.prune.sensitivity import scaled
 from onnxopt.prune.soundness import sound
-from onnxopt.prune.times import DEFAULT_BLOCK, block_size
+from onnxopt.prune.times import block_size
 from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.patterns import matching
 from onnxopt.run.session import Feeds
@@ -38,8 +38,10 @@ __all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
 TIME_LIMIT_S = 300.0
 WEIGHING = 0.3
 """Of the time limit, for how much each group matters to the output."""
-HELD_BACK = 0.25
-"""Of the data, to judge by, where no other data are given."""
+HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
+"""Of the data, to judge by, where no other data are given; at least so many, at most that share."""
+FINE = 4
+"""Step in channels where work or parameters are the goal; whole blocks are tried beside it."""
 TOLERANCE = 0.02
 """What the final measurement may lie above a latency goal."""
 BISECTIONS = 4
@@ -115,7 +117,7 @@ def prune(
         max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
         importance: How units are ranked.
         keep: Patterns of node names, or op types, that keep all the channels they make.
-        eval_data: Data to judge by; default: a held-back quarter of ``source``.
+        eval_data: Data to judge by; default: a held-back part of ``source``.
         metric: Name of the metric; default: the one that fits outputs and labels.
         output_name: Name of the output that the metric judges.
         target: Where the model is to run.
@@ -165,7 +167,7 @@ def prune(
             item = f"drop-blocks {drop_blocks}"
             return _written(_made(report, outcome, pruner, item, importance, 1), writing, fitted, feeds)
         timed = goal is None or goal.kind == "latency"
-        block = block_size(target, folder) if timed else DEFAULT_BLOCK
+        block = block_size(target, folder) if timed else FINE
         pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
         if not pruner.structure.groups:
             return nothing(path, pruner)
@@ -249,7 +251,7 @@ def _kept(model: Model, patterns: Sequence[str]) -> frozenset[str]:
 def split_for_pruning(
     source: Source, eval_data: str | None, path: Path, model: Model, target: Target
 ) -> tuple[Dataset, Dataset]:
-    """Samples to fit to, and samples to judge by: ``eval_data``, or a quarter of ``source``.
+    """Samples to fit to, and samples to judge by: ``eval_data``, or an eighth to a quarter of ``source``.
 
     Raises:
         DataError: The data cannot be used.
@@ -258,7 +260,9 @@ def split_for_pruning(
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
         return given, open_data(judge, path, model, target)
-    return split(given, calibration=len(given) - int(len(given) * HELD_BACK), seed=source.seed, most=1 - HELD_BACK)
+    count = len(given)
+    held_back = min(max(int(count * HELD_BACK), LEAST_HELD_BACK), int(count * MOST_HELD_BACK))
+    return split(given, calibration=count - held_back, seed=source.seed, most=1.0 if held_back else 0.5)
 
 
 def _reach(

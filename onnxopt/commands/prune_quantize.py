@@ -55,7 +55,7 @@ def prune_and_quantize(
         output: Where the result goes.
         source: Data to fit to and to calibrate on.
         max_drop: Largest drop of the metric against ``path``, of both steps together.
-        eval_data: Data to judge by; default: a held-back quarter of ``source``.
+        eval_data: Data to judge by; default: a held-back part of ``source``.
         metric: Name of the metric.
         output_name: Name of the output that the metric judges.
         target: Where the model is to run.

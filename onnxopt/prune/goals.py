@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,9 +14,9 @@ from onnxopt.core.cost import cost
 from onnxopt.core.tensors import Array
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.prune.costs import Costs, macs_costs, params_costs
-from onnxopt.prune.plan import exchanges, plans
+from onnxopt.prune.plan import Menu, aligned, plans
 from onnxopt.prune.pruner import Pruned, Pruner
-from onnxopt.prune.times import latency_costs, quick_ratio
+from onnxopt.prune.times import DEFAULT_BLOCK, latency_costs, quick_ratio
 from onnxopt.run.session import Feeds
 
 __all__ = ["Goal", "Kind", "Price", "Tried", "open_price", "search"]
@@ -26,8 +26,8 @@ Kind: TypeAlias = Literal["latency", "macs", "params"]
 CLOSE = 0.008
 """A latency this near to the goal is not adjusted further."""
 ADJUSTMENTS = 6
-MOST_EXCHANGES = 24
-LEAST_GAIN_DB = 0.02
+NOT_FASTER = 0.99
+BLOCKS = ", whole blocks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
 
@@ -111,50 +111,36 @@ def search(
     """
     start = time.monotonic()
     found: list[Tried] = []
-    for name in list(plans(pruner.choices, price.costs, price.whole * ratio)):
+    for name, choices in _ways(pruner, price, ratio):
         spent = time.monotonic() - start
         if found and spent * (1 + 1 / len(found)) > time_limit:
-            found.append(Tried(name, pruner.choices.full, math.nan, None))
+            found.append(Tried(name, choices.full, math.nan, None))
             continue
-        kept, share = _widths(pruner, price, ratio, name, feeds)
+        kept, share = _widths(replace(pruner, choices=choices), price, ratio, name.removesuffix(BLOCKS), feeds)
         if not any(np.array_equal(kept, t.kept) for t in found):
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
-    if price.kind != "latency":
-        found += _climb(pruner, price, ratio, found, scorer, feeds, start + time_limit)
-    return sorted(found, key=lambda t: -_quality(t))
+    if price.kind == "latency":
+        return sorted(found, key=lambda t: -_quality(t))
+    slow = {t for t in found if t.pruned is not None and _is_slower(pruner, t.pruned, feeds)}
+    return sorted(found, key=lambda t: (t in slow, -_quality(t)))
 
 
-def _climb(
-    pruner: Pruner,
-    price: Price,
-    ratio: float,
-    found: Sequence[Tried],
-    scorer: Scorer,
-    feeds: Sequence[Feeds],
-    end: float,
-) -> list[Tried]:
-    """The best widths found, changed a step at a time for as long as the output error falls and there is time."""
-    made = [t for t in found if t.pruned is not None]
-    if not made:
-        return []
-    best, seen = max(made, key=_quality), {t.kept.tobytes() for t in made}
-    first, lasted, improved = best, 0.0, True
-    while improved:
-        improved = False
-        for kept in exchanges(pruner.choices, price.costs, price.whole * ratio, best.kept)[:MOST_EXCHANGES]:
-            if time.monotonic() + lasted > end:
-                break
-            if kept.tobytes() in seen:
-                continue
-            seen.add(kept.tobytes())
-            begun = time.monotonic()
-            share = float(price.costs(kept)[0]) / price.whole
-            tried = Tried("exchanged steps", kept, share, pruner.make("exchanged steps", kept, scorer, feeds))
-            lasted = time.monotonic() - begun
-            if _quality(tried) > _quality(best) + LEAST_GAIN_DB:
-                best, improved = tried, True
-                break
-    return [] if best is first else [best]
+def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu]]:
+    """The names of the plans, and the widths each may use: fine ones, and ones that fill the blocks of the kernels."""
+    goal = price.whole * ratio
+    found = [(name, pruner.choices) for name in plans(pruner.choices, price.costs, goal)]
+    if price.kind == "latency":
+        return found
+    blocks = aligned(pruner.choices, pruner.structure.groups, DEFAULT_BLOCK)
+    if float(price.costs(blocks.least)[0]) > goal:
+        return found
+    whole = [(name + BLOCKS, blocks) for name in plans(blocks, price.costs, goal)]
+    return [*found[:2], *whole[:2], *found[2:], *whole[2:]]
+
+
+def _is_slower(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> bool:
+    """Whether cutting has made the model slower: widths that fill no block may take longer than the whole."""
+    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target) >= NOT_FASTER
 
 
 def _quality(tried: Tried) -> float:

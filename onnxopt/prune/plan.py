@@ -16,7 +16,7 @@ from onnxopt.prune.costs import Costs
 from onnxopt.prune.importance import Ranking
 from onnxopt.prune.structure import Group
 
-__all__ = ["Menu", "exchanges", "menu", "plans", "units_to_cut"]
+__all__ = ["Menu", "aligned", "menu", "plans", "units_to_cut"]
 
 LEAST_SHARE = 0.125
 """Of its units that a group keeps at least."""
@@ -81,6 +81,15 @@ def menu(rankings: Sequence[Ranking], block: int, *, strict: bool) -> Menu:
     return Menu(tuple(choices), tuple(errors))
 
 
+def aligned(choices: Menu, groups: Sequence[Group], block: int) -> Menu:
+    """The choices that fill whole blocks."""
+    masks = [
+        (c % _step(g, block, strict=True) == 0) | (c == c[-1]) for g, c in zip(groups, choices.choices, strict=True)
+    ]
+    pairs = list(zip(masks, choices.choices, choices.errors, strict=True))
+    return Menu(tuple(c[m] for m, c, _ in pairs), tuple(e[m] for m, _, e in pairs))
+
+
 def _step(group: Group, block: int, *, strict: bool) -> int:
     """Units that fill a block: heads and other units of several channels count as so many."""
     positions = max(int((len(slot.ids)) // max(len(np.unique(slot.ids)), 1)) for slot in group.slots)
@@ -107,23 +116,6 @@ def plans(choices: Menu, costs: Costs, goal: float) -> dict[str, Array]:
     for name, kept in found.items():
         unique.setdefault(kept.tobytes(), name)
     return {name: found[name] for name in unique.values()}
-
-
-def exchanges(choices: Menu, costs: Costs, goal: float, kept: Array) -> list[Array]:
-    """Widths one step away: a group narrower, others wider for what it saves; the least summed error first."""
-    at = _places(choices, kept)
-    found: dict[bytes, tuple[float, Array]] = {}
-    groups = range(len(kept))
-    for down in (g for g in groups if at[g] > 0):
-        narrow = kept.copy()
-        narrow[down] = choices.choices[down][at[down] - 1]
-        for up in (g for g in groups if g != down and at[g] + 1 < len(choices.choices[g])):
-            tried = narrow.copy()
-            tried[up] = choices.choices[up][at[up] + 1]
-            if costs(tried)[0] <= goal:
-                filled = _settled(choices, costs, goal, tried)
-                found.setdefault(filled.tobytes(), (choices.error(filled), filled))
-    return [widths for _, widths in sorted(found.values(), key=lambda pair: pair[0])]
 
 
 def _uniform(choices: Menu, costs: Costs, goal: float) -> Array:
