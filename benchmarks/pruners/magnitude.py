@@ -13,11 +13,11 @@ from onnxopt.commands.common import Source, first_feeds, open_data, open_model
 from onnxopt.commands.inspect_prune import prepared
 from onnxopt.core.io import save
 from onnxopt.passes.base import Context
-from onnxopt.prune.costs import macs_costs, params_costs, widths
-from onnxopt.prune.importance import rank
-from onnxopt.prune.plan import units_to_cut
-from onnxopt.prune.structure import analyse
-from onnxopt.prune.surgery import cut
+from onnxopt.pruning.costs import macs_costs, params_costs, widths
+from onnxopt.pruning.importance import rank
+from onnxopt.pruning.plan import units_to_cut
+from onnxopt.pruning.structure import analyse
+from onnxopt.pruning.surgery import cut
 from onnxopt.run.target import Target
 
 LEAST_UNITS = 1

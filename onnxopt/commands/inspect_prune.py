@@ -15,8 +15,8 @@ from onnxopt.core.report import JSON, Note, Table
 from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
-from onnxopt.prune.costs import Costs, macs_costs, params_costs, widths
-from onnxopt.prune.structure import Structure, analyse
+from onnxopt.pruning.costs import Costs, macs_costs, params_costs, widths
+from onnxopt.pruning.structure import Structure, analyse
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
-from onnxopt.commands.common import Source, check_output, first_feeds, open_data, open_model, workspace
+from onnxopt.commands.common import Source, check_output, first_feeds, open_model, workspace
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.inspect_prune import prepared
 from onnxopt.commands.prune_depth import shallow
 from onnxopt.commands.prune_file import Made, Writing
 from onnxopt.commands.prune_masks import masked, wanted_zeros
+from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_quantized, split_for_pruning
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.query import Model, label, nodes
 from onnxopt.core.report import Report
-from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import ModelError, UsageError, nearest
+from onnxopt.data.dataset import Dataset
+from onnxopt.errors import UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.paired import compare_latency
-from onnxopt.passes.base import Context, PassResult
-from onnxopt.prune.goals import Goal, Price, Tried, open_price, search
-from onnxopt.prune.importance import Importance
-from onnxopt.prune.pruner import Pruner, open_pruner
-from onnxopt.prune.sensitivity import scaled
-from onnxopt.prune.soundness import sound
-from onnxopt.prune.times import block_size
-from onnxopt.quantization.existing import is_integer
-from onnxopt.quantization.patterns import matching
+from onnxopt.passes.base import Context
+from onnxopt.pruning.goals import Goal, Price, Tried, open_price, search
+from onnxopt.pruning.importance import Importance
+from onnxopt.pruning.pruner import Pruner, open_pruner
+from onnxopt.pruning.sensitivity import scaled
+from onnxopt.pruning.soundness import sound
+from onnxopt.pruning.times import block_size
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
-__all__ = ["TIME_LIMIT_S", "prune", "split_for_pruning"]
+__all__ = ["TIME_LIMIT_S", "prune"]
 
 TIME_LIMIT_S = 300.0
 WEIGHING = 0.3
 """Of the time limit, for how much each group matters to the output."""
-HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
-"""Of the data, to judge by, where no other data are given; at least so many, at most that share."""
 FINE = 4
 """Step in channels where work or parameters are the goal; whole blocks are tried beside it."""
 TOLERANCE = 0.02
@@ -47,36 +42,6 @@ TOLERANCE = 0.02
 BISECTIONS = 4
 LEAST, MOST = 0.25, 0.95
 """Between these shares of the latency the fastest model within the budget is looked for."""
-
-
-@dataclass(frozen=True)
-class Prune:
-    """What was done, as a recipe.
-
-    Attributes:
-        goal: What was to be reached.
-        importance: How channels were ranked.
-        block: Channels that go together.
-        kept: (name of a group, units it keeps).
-        dropped: Nodes whose residual branches are gone.
-    """
-
-    name: ClassVar[str] = "prune"
-    lossy: ClassVar[bool] = True
-
-    goal: str
-    importance: Importance
-    block: int
-    kept: tuple[tuple[str, int], ...]
-    dropped: tuple[str, ...] = ()
-
-    def run(self, model: Model, ctx: Context) -> PassResult:
-        """Not run by itself: the units depend on the data.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError("pruning is no graph pass", where="prune", fix="run `onnxopt prune`")
 
 
 def prune(
@@ -131,7 +96,7 @@ def prune(
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
     zeros = wanted_zeros(sparsity, nm)
-    goal = _goal(
+    goal = chosen_goal(
         {"latency": latency, "macs": macs, "params": params},
         {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks},
         max_drop,
@@ -144,8 +109,8 @@ def prune(
             fix="give some hundred unlabelled inputs; labels are only used to judge",
         )
     model = open_model(path, target)
-    _require_float(model, path)
-    kept = _kept(model, keep)
+    refuse_quantized(model, path)
+    kept = kept_labels(model, keep)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     fitted, held_back = split_for_pruning(source, eval_data, path, model, target)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
@@ -202,67 +167,6 @@ def _made(report: Report, outcome: Outcome, pruner: Pruner, goal: str, importanc
 def _written(made: Made, writing: Writing, fitted: Dataset, feeds: Sequence[Feeds]) -> Report:
     writing.write(made, fitted)
     return with_fallback(made.report, {"input": writing.source, "output": made.path}, feeds, writing.target)
-
-
-def _goal(shares: Mapping[str, float | None], others: Mapping[str, object], max_drop: float | None) -> Goal | None:
-    """The cost to lower; ``None``: another of the goals was given, or ``max_drop`` alone."""
-    given = {kind: ratio for kind, ratio in shares.items() if ratio is not None}
-    ways = [*given, *(name for name, value in others.items() if value is not None)]
-    if len(ways) > 1 or (not ways and max_drop is None):
-        raise UsageError(
-            "one goal is needed" if not ways else "there is more than one goal",
-            where=" ".join(f"--{name}" for name in ways) or "onnxopt prune",
-            fix="give one of --latency, --macs, --params with the share to keep, --sparsity, --nm, --drop-blocks, or "
-            "--max-drop alone for the fastest model within that drop",
-        )
-    for kind, ratio in given.items():
-        if not 0 < ratio < 1:
-            raise UsageError(
-                f"{ratio:g} is no share to keep", where=f"--{kind}", fix="give a number between 0 and 1, such as 0.7"
-            )
-        return Goal(kind, ratio)  # pyright: ignore[reportArgumentType]
-    return None
-
-
-def _require_float(model: Model, path: Path) -> None:
-    integer = [node for node in nodes(model) if is_integer(node)]
-    if integer:
-        raise ModelError(
-            f"the model is quantized: {len(integer)} nodes multiply with integer weights, {label(integer[0])} first",
-            where=str(path),
-            fix="prune the float model that it was made from, then quantize the result on the same data",
-        )
-
-
-def _kept(model: Model, patterns: Sequence[str]) -> frozenset[str]:
-    found: set[str] = set()
-    for pattern in patterns:
-        met = matching(nodes(model), pattern)
-        if not met:
-            raise UsageError(
-                f"the pattern {pattern!r} matches no node",
-                where="--keep",
-                fix=nearest(pattern, [label(n) for n in nodes(model)] + [n.op_type for n in nodes(model)]),
-            )
-        found.update(label(node) for node in met)
-    return frozenset(found)
-
-
-def split_for_pruning(
-    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
-) -> tuple[Dataset, Dataset]:
-    """Samples to fit to, and samples to judge by: ``eval_data``, or an eighth to a quarter of ``source``.
-
-    Raises:
-        DataError: The data cannot be used.
-    """
-    given = open_data(source, path, model, target)
-    if eval_data is not None:
-        judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
-        return given, open_data(judge, path, model, target)
-    count = len(given)
-    held_back = min(max(int(count * HELD_BACK), LEAST_HELD_BACK), int(count * MOST_HELD_BACK))
-    return split(given, calibration=count - held_back, seed=source.seed, most=1.0 if held_back else 0.5)
 
 
 def _reach(

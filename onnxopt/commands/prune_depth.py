@@ -12,15 +12,15 @@ from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.paired import compare_latency
 from onnxopt.passes.base import Context
-from onnxopt.prune.branches import Influence, blocks, choose, influences
-from onnxopt.prune.costs import params_costs, widths
-from onnxopt.prune.depth import drop
-from onnxopt.prune.goals import Price, Tried
-from onnxopt.prune.layers import layers
-from onnxopt.prune.plan import Menu
-from onnxopt.prune.pruner import Pruner
-from onnxopt.prune.repair import with_biases
-from onnxopt.prune.structure import analyse
+from onnxopt.pruning.branches import Influence, blocks, choose, influences
+from onnxopt.pruning.costs import params_costs, widths
+from onnxopt.pruning.depth import drop
+from onnxopt.pruning.goals import Price, Tried
+from onnxopt.pruning.layers import layers
+from onnxopt.pruning.plan import Menu
+from onnxopt.pruning.pruner import Pruner
+from onnxopt.pruning.repair import with_biases
+from onnxopt.pruning.structure import analyse
 from onnxopt.run.session import Feeds
 
 __all__ = ["influence_table", "shallow"]

@@ -20,12 +20,12 @@ from onnxopt.evaluate.tally import Comparison
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.prune.layers import Layer, layers, numbers
-from onnxopt.prune.masks import Pattern, read_pattern
-from onnxopt.prune.pruner import with_weights
-from onnxopt.prune.repair import with_biases
-from onnxopt.prune.sparse import Wanted, maskable, shares_by_error, sparsified
-from onnxopt.prune.structure import analyse
+from onnxopt.pruning.layers import Layer, layers, numbers
+from onnxopt.pruning.masks import Pattern, read_pattern
+from onnxopt.pruning.pruner import with_weights
+from onnxopt.pruning.repair import with_biases
+from onnxopt.pruning.sparse import Wanted, maskable, shares_by_error, sparsified
+from onnxopt.pruning.structure import analyse
 from onnxopt.run.session import Feeds
 
 __all__ = ["Zeros", "masked", "wanted_zeros"]

@@ -17,7 +17,8 @@ from onnxopt.commands.common import (
     size_table,
     workspace,
 )
-from onnxopt.commands.prune import prune, split_for_pruning
+from onnxopt.commands.prune import prune
+from onnxopt.commands.prune_options import split_for_pruning
 from onnxopt.commands.quantize import quantize
 from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress

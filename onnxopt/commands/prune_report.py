@@ -13,8 +13,8 @@ from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.paired import LatencyComparison
-from onnxopt.prune.goals import Goal, Price, Tried
-from onnxopt.prune.pruner import Pruned, Pruner
+from onnxopt.pruning.goals import Goal, Price, Tried
+from onnxopt.pruning.pruner import Pruned, Pruner
 
 __all__ = ["Outcome", "nothing", "out_of_reach", "prune_report"]
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from tests.cli.command_line import Outcome, latency
-from tests.prune.test_depth import mlp_blocks
-from tests.prune.test_masks import network, samples
+from tests.pruning.test_depth import mlp_blocks
+from tests.pruning.test_masks import network, samples
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -1,0 +1,171 @@
+"""What a pruned model is to cost, and the search for the widths that meet it with the least error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from onnxopt.core.cost import cost
+from onnxopt.core.tensors import Array
+from onnxopt.evaluate.compare import Scorer
+from onnxopt.pruning.costs import Costs, macs_costs, params_costs
+from onnxopt.pruning.plan import Menu, aligned, plans
+from onnxopt.pruning.pruner import Pruned, Pruner
+from onnxopt.pruning.times import DEFAULT_BLOCK, latency_costs, quick_ratio
+from onnxopt.run.session import Feeds
+
+__all__ = ["Goal", "Kind", "Price", "Tried", "open_price", "search"]
+
+Kind: TypeAlias = Literal["latency", "macs", "params"]
+
+CLOSE = 0.008
+"""A latency this near to the goal is not adjusted further."""
+ADJUSTMENTS = 6
+NOT_FASTER = 0.99
+BLOCKS = ", whole blocks"
+SLACK = 0.01
+"""What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A share of the input model's cost that the result may have.
+
+    Attributes:
+        kind: Of what.
+        ratio: Between 0 and 1.
+    """
+
+    kind: Kind
+    ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class Price:
+    """The cost of widths, as a share of the whole.
+
+    Attributes:
+        kind: Of what.
+        costs: Prices.
+        whole: The cost of the input model.
+        least: The share that the narrowest widths cost.
+    """
+
+    kind: Kind
+    costs: Costs
+    whole: float
+    least: float
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """One way to share the cut out.
+
+    Attributes:
+        name: Its name.
+        kept: Units that each group keeps.
+        share: Its cost as a share of the whole: counted, or measured in this process.
+        pruned: The repaired model; ``None``: time ran out before it was tried.
+    """
+
+    name: str
+    kept: Array
+    share: float
+    pruned: Pruned | None
+
+
+def open_price(pruner: Pruner, kind: Kind, feeds: Sequence[Feeds]) -> Price:
+    """How the model's cost follows from widths."""
+    model, structure = pruner.model, pruner.structure
+    full = pruner.choices.full
+    if kind == "latency":
+        costs = latency_costs(model, structure, pruner.rankings, pruner.choices, pruner.shapes, feeds, pruner.ctx)
+        whole = float(costs(full)[0])
+        low = quick_ratio(pruner.reference, pruner.bare(pruner.choices.least, "least"), feeds, pruner.ctx.target)
+        return Price(kind, costs, whole, low)
+    known = cost(model, pruner.shapes)
+    costs = macs_costs(model, structure, pruner.shapes) if kind == "macs" else params_costs(structure)
+    rest = known.params - float(costs(full)[0]) if kind == "params" else 0.0
+    costs = costs.plus(rest)
+    whole = float(costs(full)[0])
+    return Price(kind, costs, whole, float(costs(pruner.choices.least)[0]) / max(whole, 1e-30))
+
+
+def search(
+    pruner: Pruner, price: Price, ratio: float, scorer: Scorer, feeds: Sequence[Feeds], time_limit: float
+) -> list[Tried]:
+    """The ways that were tried, the best by output error on held-back samples first.
+
+    Args:
+        pruner: The model.
+        price: Its cost.
+        ratio: The share that may stay.
+        scorer: Judges on held-back samples.
+        feeds: Inputs to check and to time on.
+        time_limit: Seconds after which no further way is begun; the first is always done.
+    """
+    start = time.monotonic()
+    found: list[Tried] = []
+    for name, choices in _ways(pruner, price, ratio):
+        spent = time.monotonic() - start
+        if found and spent * (1 + 1 / len(found)) > time_limit:
+            found.append(Tried(name, choices.full, math.nan, None))
+            continue
+        kept, share = _widths(replace(pruner, choices=choices), price, ratio, name.removesuffix(BLOCKS), feeds)
+        if not any(np.array_equal(kept, t.kept) for t in found):
+            found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
+    if price.kind == "latency":
+        return sorted(found, key=lambda t: -_quality(t))
+    slow = {t for t in found if t.pruned is not None and _is_slower(pruner, t.pruned, feeds)}
+    return sorted(found, key=lambda t: (t in slow, -_quality(t)))
+
+
+def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu]]:
+    """The names of the plans, and the widths each may use: fine ones, and ones that fill the blocks of the kernels."""
+    goal = price.whole * ratio
+    found = [(name, pruner.choices) for name in plans(pruner.choices, price.costs, goal)]
+    if price.kind == "latency":
+        return found
+    blocks = aligned(pruner.choices, pruner.structure.groups, DEFAULT_BLOCK)
+    if float(price.costs(blocks.least)[0]) > goal:
+        return found
+    whole = [(name + BLOCKS, blocks) for name in plans(blocks, price.costs, goal)]
+    return [*found[:2], *whole[:2], *found[2:], *whole[2:]]
+
+
+def _is_slower(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> bool:
+    """Whether cutting has made the model slower: widths that fill no block may take longer than the whole."""
+    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target) >= NOT_FASTER
+
+
+def _quality(tried: Tried) -> float:
+    return tried.pruned.sqnr_db if tried.pruned is not None else -math.inf
+
+
+def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
+    """Widths of one kind and their cost; a latency is measured, and the one nearest to the goal taken."""
+    if price.kind != "latency":
+        kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
+        return kept, float(price.costs(kept)[0]) / price.whole
+    aim = ratio
+    best: tuple[float, Array, float] = (float("inf"), pruner.choices.least, price.least)
+    seen: set[bytes] = set()
+    for _ in range(ADJUSTMENTS):
+        found = plans(pruner.choices, price.costs, price.whole * aim)
+        kept = found.get(name, next(iter(found.values())))
+        if kept.tobytes() in seen:
+            break
+        seen.add(kept.tobytes())
+        share = quick_ratio(pruner.reference, pruner.bare(kept, "timed"), feeds, pruner.ctx.target)
+        distance = abs(share - ratio) + (1.0 if share > ratio + SLACK else 0.0)
+        if distance < best[0]:
+            best = (distance, kept, share)
+        if abs(share - ratio) <= CLOSE:
+            break
+        aim = float(np.clip(aim + (ratio - share), 0.02, 1.0))
+    return best[1], best[2]
