@@ -15,7 +15,7 @@ ROWS = (
     {"run", "data"},
     {"evaluate", "measurement"},
     {"passes", "export"},
-    {"quantization", "prune", "merge", "recover"},
+    {"quantization", "prune", "merging", "recover"},
     {"recipe"},
     {"commands"},
     {"report", "tune"},
