@@ -12,6 +12,7 @@ from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.merge_data import open_shared
 from onnxopt.commands.merge_options import read_output_names
 from onnxopt.commands.merge_report import merge_report
+from onnxopt.commands.merge_serial import merge_serial
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import load, save
@@ -29,7 +30,7 @@ from onnxopt.merging.fit import setting_of
 from onnxopt.merging.member import Member, prepare, titles
 from onnxopt.merging.opsets import same_opsets
 from onnxopt.merging.separate import separate_files
-from onnxopt.merging.strategies import Average, Stack, Strategy, Weighted
+from onnxopt.merging.strategies import Average, Serial, Stack, Strategy, Weighted
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import settings_path
 from onnxopt.run.target import Target
@@ -80,8 +81,20 @@ def merge(
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     paths = [Path(path) for path in models]
     final = _final(paths, output, source, eval_data)
-    members, notes = open_members(paths, output_names, target)
     with workspace() as folder:
+        if isinstance(strategy, Serial):
+            return merge_serial(
+                paths,
+                final,
+                source,
+                folder,
+                input_map=input_map or {},
+                adapters=adapters or {},
+                target=target,
+                force=force,
+                progress=progress,
+            )
+        members, notes = open_members(paths, output_names, target)
         alignment = align_inputs(members, input_map, adapters)
         data = open_shared(source, alignment, folder, target)
         calls = run_members(alignment.members, data, target, folder, progress)

@@ -17,7 +17,7 @@ from onnxopt.merging.member import Member
 from onnxopt.passes.base import Context
 from onnxopt.passes.cleanup.unused import RemoveUnused
 
-__all__ = ["Joined", "finish", "join", "spec_value"]
+__all__ = ["Joined", "clean", "finish", "graft", "graft_all", "join", "name_output", "spec_value"]
 
 PRODUCER = "onnxopt"
 
@@ -64,7 +64,19 @@ def graft(
     *,
     prefix: str = "",
 ) -> ir.Value:
-    """Appends the member's graph to that of ``model``; its chosen output as a value of the graph.
+    """Appends the member's graph to that of ``model``; its chosen output as a value of the graph (``graft_all``)."""
+    return graft_all(model, editor, member, shared, prefix=prefix)[member.output]
+
+
+def graft_all(
+    model: Model,
+    editor: Editor,
+    member: Member,
+    shared: Mapping[str, ir.Value],
+    *,
+    prefix: str = "",
+) -> dict[str, ir.Value]:
+    """Appends the member's graph to that of ``model``; its outputs by name.
 
     Args:
         model: Grows.
@@ -84,8 +96,8 @@ def graft(
         if adapter is not None:
             source = adapter.draw(Drawing(editor, graph, f"{prefix}{name}_adapted"), source, specs[name])
         value.replace_all_uses_with(source, replace_graph_outputs=True)
-    place = [v.name for v in member.model.graph.outputs].index(member.output)
-    output = own.graph.outputs[place]
+    names = [v.name or "" for v in member.model.graph.outputs]
+    outputs = dict(zip(names, own.graph.outputs, strict=True))
     own.graph.outputs.clear()
     for name, value in list(own.graph.initializers.items()):
         del own.graph.initializers[name]
@@ -95,11 +107,26 @@ def graft(
     graph.extend(nodes)
     for key, function in own.functions.items():
         model.functions.setdefault(key, function)
-    return output
+    for domain, version in _imports([member]).items():
+        graph.opset_imports.setdefault(domain, version)
+    return outputs
 
 
 def finish(joined: Joined, output: ir.Value, spec: TensorSpec) -> Model:
     """The model with its one output, called and shaped as ``spec`` says; what no output needs is gone."""
+    name_output(joined, output, spec)
+    return clean(joined.model)
+
+
+def clean(model: Model) -> Model:
+    """The model without what no output needs, with the shapes that can be inferred."""
+    model = RemoveUnused().run(model, Context(Path())).model
+    infer_shapes(model)
+    return model
+
+
+def name_output(joined: Joined, output: ir.Value, spec: TensorSpec) -> None:
+    """Makes ``output`` an output of the model, called, typed and shaped as ``spec`` says."""
     model, graph = joined.model, joined.model.graph
     name, taken = spec.name, {v.name for v in graph.inputs}
     if name in taken:
@@ -113,9 +140,6 @@ def finish(joined: Joined, output: ir.Value, spec: TensorSpec) -> Model:
     template = spec_value(spec)
     output.type, output.shape = template.type, template.shape
     graph.outputs.append(output)
-    model = RemoveUnused().run(model, Context(Path())).model
-    infer_shapes(model)
-    return model
 
 
 def spec_value(spec: TensorSpec) -> ir.Value:

@@ -8,6 +8,7 @@ from typing import assert_never
 
 import numpy as np
 
+from onnxopt.core.query import opset
 from onnxopt.core.report import JSON
 from onnxopt.core.tensors import Array
 from onnxopt.errors import DataError, UsageError
@@ -121,7 +122,17 @@ def fit(strategy: Strategy, setting: Setting, calls: Calls) -> Fitted:
                 rule = Votes(task.axis if task.kind == "classes" else None)
             return Fitted(Combination(tuple(range(count)), forms, rule))
         case Stack():
-            return Fitted(*fit_stack(strategy.meta, task, setting.found, setting.shapes, calls, setting.seed))
+            return Fitted(
+                *fit_stack(
+                    strategy.meta,
+                    task,
+                    setting.found,
+                    setting.shapes,
+                    calls,
+                    setting.seed,
+                    opset(setting.members[0].model),
+                )
+            )
         case Cascade() | Serial() | Soup():
             forms, _ = forms_for(task, "auto", setting.found, setting.shapes)
             return Fitted(Combination(tuple(range(count)), forms, Linear((1 / count,) * count)))

@@ -18,7 +18,7 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.cleanup.freeze import FreezeDefaults
 from onnxopt.run.session import Feeds
 
-__all__ = ["Member", "prepare", "titles"]
+__all__ = ["Member", "prepare", "prepare_stage", "titles"]
 
 BOX = re.compile(r"(?i)(^|[^a-z])b?box(es)?([^a-z]|$)|detection|(^|[^a-z])nms")
 SUPPRESSION = frozenset({"NonMaxSuppression", "BatchedNMS_TRT", "EfficientNMS_TRT", "RoiAlign"})
@@ -83,6 +83,17 @@ def titles(paths: Sequence[Path]) -> tuple[str, ...]:
     if len(set(names)) == len(names):
         return tuple(names)
     return tuple(f"{i}:{name}" for i, name in enumerate(names, 1))
+
+
+def prepare_stage(title: str, path: Path, model: Model) -> Member:
+    """The member of a series in ``model``, which is changed; all its outputs stay.
+
+    Raises:
+        ModelError: The model has state.
+    """
+    model = FreezeDefaults().run(model, Context(path.parent)).model
+    _refuse_state(title, model)
+    return Member(title, path, model, model.graph.outputs[0].name or "")
 
 
 def prepare(title: str, path: Path, model: Model, output_name: str | None) -> Member:

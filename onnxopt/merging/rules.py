@@ -76,19 +76,18 @@ class Votes:
     def draw(self, drawing: Drawing, values: Sequence[ir.Value]) -> ir.Value:
         """ArgMax and OneHot, or Greater, and their mean."""
         kind = _kind(values)
-        votes: list[ir.Value] = []
-        number = int(ir.DataType.DOUBLE if kind is np.float64 else ir.DataType.FLOAT)
-        zero_one = drawing.constant(np.asarray([0, 1], kind)) if self.axis is not None else None
-        for y in values:
-            if self.axis is None:
-                yes = drawing.op("Greater", y, drawing.constant(self.threshold, kind))
-                votes.append(drawing.op("Cast", yes, to=number))
-                continue
-            best = drawing.op("ArgMax", y, axis=self.axis, keepdims=0)
-            shape = drawing.op("Shape", y)
+        shape = drawing.op("Shape", values[0])
+        stacked = drawing.op("Concat", *values, axis=0)  # one ArgMax of all costs less than one a member
+        if self.axis is None:
+            yes = drawing.op("Greater", stacked, drawing.constant(self.threshold, kind))
+            votes = drawing.op("Cast", yes, to=int(ir.DataType.DOUBLE if kind is np.float64 else ir.DataType.FLOAT))
+        else:
+            best = drawing.op("ArgMax", stacked, axis=self.axis, keepdims=0)
             depth = drawing.op("Gather", shape, drawing.constant(np.asarray(self.axis)), axis=0)
-            votes.append(drawing.op("OneHot", best, depth, zero_one, axis=self.axis))
-        return drawing.op("Mean", *votes) if len(votes) > 1 else votes[0]
+            zero_one = drawing.constant(np.asarray([0, 1], kind))
+            votes = drawing.op("OneHot", best, depth, zero_one, axis=self.axis)
+        by_member = drawing.op("Concat", drawing.constant([len(values)]), shape, axis=0)
+        return drawing.op("ReduceMean", drawing.op("Reshape", votes, by_member), axes=[0], keepdims=0)
 
 
 @dataclass(frozen=True)

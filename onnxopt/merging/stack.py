@@ -31,6 +31,7 @@ def fit_stack(
     shapes: Sequence[tuple[int, ...]],
     calls: Calls,
     seed: int,
+    version: int,
 ) -> tuple[Combination, dict[str, JSON]]:
     """The combination with a meta-model fitted on labelled calls, and the strength of its penalty.
 
@@ -42,7 +43,7 @@ def fit_stack(
         from onnxopt.merging.meta import meta_rule
 
         forms, _ = forms_for(task, "probs", found, shapes)
-        rule: Rule = meta_rule(meta, task, forms, calls)
+        rule: Rule = meta_rule(meta, task, forms, calls, version)
         return Combination(tuple(range(count)), forms, rule), {"meta": getattr(rule, "title", "given")}
     forms, _ = forms_for(task, "logits", found, shapes)
     points = points_of(calls, forms, task)
