@@ -25,12 +25,12 @@ from onnxopt.measurement.paired import compare_latency
 from onnxopt.merging.adapt import Adapter
 from onnxopt.merging.align import Alignment, InputMap, align_inputs, check_outputs
 from onnxopt.merging.calls import Calls, run_members
-from onnxopt.merging.ensemble import Ensemble, combine
+from onnxopt.merging.ensemble import Ensemble, cascade, combine
 from onnxopt.merging.fit import setting_of
 from onnxopt.merging.member import Member, prepare, titles
 from onnxopt.merging.opsets import same_opsets
 from onnxopt.merging.separate import separate_files
-from onnxopt.merging.strategies import Average, Serial, Stack, Strategy, Weighted
+from onnxopt.merging.strategies import Average, Cascade, Serial, Stack, Strategy, Weighted
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import settings_path
 from onnxopt.run.target import Target
@@ -105,9 +105,14 @@ def merge(
         if calls.labels is not None:
             picked = choose_metric(metric, calls.outputs[0][0], has_labels=True, labels=calls.labels[0])
         setting = setting_of(alignment.members, calls, chosen, seed=source.seed, metric=picked)
-        ensemble = combine(
-            chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder, progress=progress
-        )
+        if isinstance(chosen, Cascade):
+            ensemble = cascade(
+                chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder
+            )
+        else:
+            ensemble = combine(
+                chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder, progress=progress
+            )
         feeds = [s.feeds for s in islice(data, VARIED)] if ensemble.is_conditional else first_feeds(data)
         latency = compare_latency(
             separate_files(alignment, folder),

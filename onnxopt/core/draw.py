@@ -8,10 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor
+from onnxopt.core.query import opset
 from onnxopt.core.tensors import Array
 
 __all__ = ["Drawing"]
 
+AXES_AS_INPUT = 18
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.Graph
 
 
@@ -42,6 +44,12 @@ class Drawing:
             value.name = self.editor.fresh_name(f"{self.base}_{op_type.lower()}")
         self.graph.append(node)
         return node.outputs
+
+    def reduce(self, op_type: str, value: ir.Value, axis: int, *, keepdims: bool = False) -> ir.Value:
+        """The output of a reduction over one axis: an attribute up to opset 17, an input since."""
+        if opset(self.editor.model) < AXES_AS_INPUT:
+            return self.op(op_type, value, axes=[axis], keepdims=int(keepdims))
+        return self.op(op_type, value, self.constant([axis]), keepdims=int(keepdims))
 
     def constant(self, data: Array | int | float | Sequence[int] | Sequence[float], dtype: type | None = None) -> ir.Value:
         """An initializer with these values: int64 for integers, float32 for other numbers, an array as it is."""

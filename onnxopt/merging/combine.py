@@ -17,7 +17,7 @@ from onnxopt.merging.member import Member
 from onnxopt.passes.base import Context
 from onnxopt.passes.cleanup.unused import RemoveUnused
 
-__all__ = ["Joined", "clean", "finish", "graft", "graft_all", "join", "name_output", "spec_value"]
+__all__ = ["Joined", "clean", "finish", "graft", "graft_all", "imports_of", "join", "name_output", "spec_value"]
 
 PRODUCER = "onnxopt"
 
@@ -42,7 +42,7 @@ def join(alignment: Alignment, members: Sequence[Member] | None = None) -> Joine
     chosen = alignment.members if members is None else members
     needed = {name for member in chosen for name in member.feeds.values()}
     inputs = [spec_value(spec) for spec in alignment.inputs if spec.name in needed]
-    graph = ir.Graph(inputs, [], nodes=[], opset_imports=_imports(chosen), name="ensemble")
+    graph = ir.Graph(inputs, [], nodes=[], opset_imports=imports_of(chosen), name="ensemble")
     metadata = _metadata(chosen)
     model = ir.Model(
         graph,
@@ -62,10 +62,10 @@ def graft(
     member: Member,
     shared: Mapping[str, ir.Value],
     *,
-    prefix: str = "",
+    into: ir.Graph | None = None,
 ) -> ir.Value:
     """Appends the member's graph to that of ``model``; its chosen output as a value of the graph (``graft_all``)."""
-    return graft_all(model, editor, member, shared, prefix=prefix)[member.output]
+    return graft_all(model, editor, member, shared, into=into)[member.output]
 
 
 def graft_all(
@@ -74,7 +74,7 @@ def graft_all(
     member: Member,
     shared: Mapping[str, ir.Value],
     *,
-    prefix: str = "",
+    into: ir.Graph | None = None,
 ) -> dict[str, ir.Value]:
     """Appends the member's graph to that of ``model``; its outputs by name.
 
@@ -83,18 +83,18 @@ def graft_all(
         editor: Of that model.
         member: What to append; its own model is not changed.
         shared: Name of each shared input -> what feeds it.
-        prefix: What the names of nodes and values begin with.
+        into: Where the nodes go: the body of a node of that model; default: its main graph. Weights go to that.
     """
-    own, graph = member.model.clone(), model.graph
+    own, graph, place = member.model.clone(), model.graph, into if into is not None else model.graph
     _rename_functions(model, own)
-    _fresh_names(own, editor, prefix)
+    _fresh_names(own, editor)
     specs = {spec.name: spec for spec in member.inputs}
     for old, value in zip(list(member.model.graph.inputs), list(own.graph.inputs), strict=True):
         name = old.name or ""
         adapter = member.adapters.get(name)
         source = shared[member.feeds[name]]
         if adapter is not None:
-            source = adapter.draw(Drawing(editor, graph, f"{prefix}{name}_adapted"), source, specs[name])
+            source = adapter.draw(Drawing(editor, place, f"{name}_adapted"), source, specs[name])
         value.replace_all_uses_with(source, replace_graph_outputs=True)
     names = [v.name or "" for v in member.model.graph.outputs]
     outputs = dict(zip(names, own.graph.outputs, strict=True))
@@ -104,10 +104,10 @@ def graft_all(
         graph.register_initializer(value)
     nodes = list(own.graph)
     own.graph.remove(nodes)
-    graph.extend(nodes)
+    place.extend(nodes)
     for key, function in own.functions.items():
         model.functions.setdefault(key, function)
-    for domain, version in _imports([member]).items():
+    for domain, version in imports_of([member]).items():
         graph.opset_imports.setdefault(domain, version)
     return outputs
 
@@ -151,7 +151,8 @@ def spec_value(spec: TensorSpec) -> ir.Value:
     return ir.Value(name=spec.name, type=ir.TensorType(kind), shape=shape)
 
 
-def _imports(members: Sequence[Member]) -> dict[str, int]:
+def imports_of(members: Sequence[Member]) -> dict[str, int]:
+    """The newest version of each operator domain that a member uses."""
     found: dict[str, int] = {}
     for member in members:
         for graph in (member.model.graph, *member.model.functions.values()):
@@ -194,16 +195,16 @@ def _rename_functions(model: Model, own: Model) -> None:
         own.functions[function.identifier()] = function
 
 
-def _fresh_names(own: Model, editor: Editor, prefix: str) -> None:
+def _fresh_names(own: Model, editor: Editor) -> None:
     """Renames all that the graph and its bodies define; sizes that are not numbers are forgotten."""
     for graph in (own.graph, *own.graph.subgraphs()):
         for value in dict.fromkeys([*graph.inputs, *graph.initializers.values()]):
-            value.name = editor.fresh_name(f"{prefix}{value.name}")
+            value.name = editor.fresh_name(value.name or "value")
         for node in graph:
-            node.name = editor.fresh_name(f"{prefix}{node.name or node.op_type}")
+            node.name = editor.fresh_name(node.name or node.op_type)
             for value in node.outputs:
                 if value.name:
-                    value.name = editor.fresh_name(f"{prefix}{value.name}")
+                    value.name = editor.fresh_name(value.name)
                 if value.shape is not None and not value.shape.is_static():
                     value.shape = None
 

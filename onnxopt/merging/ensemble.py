@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Note
@@ -13,15 +15,17 @@ from onnxopt.errors import VerificationError
 from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
+from onnxopt.merging.cascade import Exits, build_cascade, choose_exits, member_costs
 from onnxopt.merging.fit import Fitted, Setting, fit
+from onnxopt.merging.forms import forms_for
 from onnxopt.merging.judge import Judgement, judge
 from onnxopt.merging.rules import Combination
-from onnxopt.merging.strategies import Strategy
+from onnxopt.merging.strategies import Cascade, Strategy
 from onnxopt.merging.trunk import Shared
 from onnxopt.merging.written import Difference, build, save_checked, verify_outputs
 from onnxopt.run.target import Target
 
-__all__ = ["Ensemble", "combine"]
+__all__ = ["Ensemble", "cascade", "combine"]
 
 VERIFIED = 64
 """Samples on which the file is compared with separate sessions."""
@@ -92,6 +96,56 @@ def combine(
     return Ensemble(
         strategy, model, path, fitted.combination.keep, difference, shared, judgement, dict(fitted.facts), notes
     )
+
+
+def cascade(
+    strategy: Cascade,
+    setting: Setting,
+    alignment: Alignment,
+    calls: Calls,
+    held_back: Calls | None,
+    *,
+    data: Dataset,
+    target: Target,
+    folder: Path,
+) -> Ensemble:
+    """The ensemble that stops early.
+
+    Raises:
+        UsageError: Outputs give no confidence, or the batch is fixed to more than one.
+        VerificationError: The file does not answer as separate sessions with the same rule.
+    """
+    forms, _ = forms_for(setting.task, "auto", setting.found, setting.shapes)
+    costs = member_costs(alignment, data[0].feeds, target)
+    exits, figures = choose_exits(strategy, setting.task, forms, costs, calls)
+    judgement = None
+    if setting.metric is not None:
+
+        def refit(part: Calls) -> Exits:
+            return choose_exits(strategy, setting.task, forms, costs, part)[0]
+
+        judgement = judge(refit, calls, setting.metric, setting.seed, held_back=held_back)
+    path = folder / "cascade.onnx"
+    model, shared = build_cascade(alignment, exits)
+    save_checked(model, path, target)
+    difference = verify_outputs(path, data, [exits.compute(call) for call in calls.outputs[:VERIFIED]], target)
+    used = np.concatenate([exits.run(call)[1] for call in calls.outputs])
+    facts: dict[str, JSON] = {
+        "order": [alignment.members[k].title for k in exits.order],
+        "threshold": exits.threshold,
+        "costs": list(exits.costs),
+        "exits": [float((used == k + 1).mean()) for k in range(len(exits.order))],
+        **figures,
+    }
+    shares = ", ".join(f"{100 * float((used == k + 1).mean()):.0f} %" for k in range(len(exits.order)))
+    note = Note(
+        "cascade",
+        "exits",
+        f"at a confidence of {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of the "
+        "cost of all members",
+    )
+    keep = tuple(range(len(alignment.members)))
+    return Ensemble(strategy, model, path, keep, difference, shared, judgement, facts, (note,), True)
 
 
 def _built(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from onnxopt.evaluate.metrics import Metric, RowMetric
 from onnxopt.evaluate.rows import Rows
 from onnxopt.merging.calls import Calls
 from onnxopt.merging.points import folds
-from onnxopt.merging.rules import Combination
 
 __all__ = ["Judgement", "judge"]
 
@@ -57,7 +57,15 @@ class Judgement:
         return gain >= -EQUAL
 
 
-Fit = Callable[[Calls], Combination]
+class Answers(Protocol):
+    """What gives an ensemble's output."""
+
+    def compute(self, outputs: Sequence[Array]) -> Array:
+        """It, from the outputs of all members."""
+        ...
+
+
+Fit = Callable[[Calls], Answers]
 
 
 def judge(fit: Fit, calls: Calls, metric: Metric, seed: int, *, held_back: Calls | None = None) -> Judgement:

@@ -87,7 +87,7 @@ class Votes:
             zero_one = drawing.constant(np.asarray([0, 1], kind))
             votes = drawing.op("OneHot", best, depth, zero_one, axis=self.axis)
         by_member = drawing.op("Concat", drawing.constant([len(values)]), shape, axis=0)
-        return drawing.op("ReduceMean", drawing.op("Reshape", votes, by_member), axes=[0], keepdims=0)
+        return drawing.reduce("ReduceMean", drawing.op("Reshape", votes, by_member), 0)
 
 
 @dataclass(frozen=True)
