@@ -67,7 +67,9 @@ def _per_member(function: Any) -> Any:
 @click.option("--max-cost", type=POSITIVE, metavar="X", help="cascade: share of the cost of all members instead.")
 @click.option("--threshold", type=POSITIVE, metavar="P", help="cascade: the confidence that ends it instead.")
 @click.option("--input-map", multiple=True, metavar="MEMBER:INPUT=NAME", help="What feeds an input of a model.")
-@click.option("--output-name", "output_names", multiple=True, metavar="[MEMBER:]NAME", help="The output that takes part.")
+@click.option(
+    "--output-name", "output_names", multiple=True, metavar="[MEMBER:]NAME", help="The output that takes part."
+)
 @click.option("--metric", metavar="NAME", help="top1, top5, f1, recall, mae, rmse, cosine, cer, module:function.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: cross-fitting on --data.")
 @click.option("--force", is_flag=True, help="Write it even when it is not better than its best member.")
@@ -99,7 +101,9 @@ def command(
     names = titles(models)
     plain = [item for item in preprocess_items if ":" not in item]
     if len(plain) > 1:
-        raise UsageError("--preprocess of the images is given twice", where=plain[1], fix="write MEMBER:... for a model")
+        raise UsageError(
+            "--preprocess of the images is given twice", where=plain[1], fix="write MEMBER:... for a model"
+        )
     own = [item for item in preprocess_items if ":" in item]
     report = merge(
         models,

@@ -30,7 +30,8 @@ from onnxopt.merging.fit import setting_of
 from onnxopt.merging.member import Member, prepare, titles
 from onnxopt.merging.opsets import same_opsets
 from onnxopt.merging.separate import separate_files
-from onnxopt.merging.strategies import Average, Cascade, Serial, Stack, Strategy, Weighted
+from onnxopt.merging.soup_ensemble import cook
+from onnxopt.merging.strategies import Average, Cascade, Serial, Soup, Stack, Strategy, Weighted
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import settings_path
 from onnxopt.run.target import Target
@@ -106,8 +107,13 @@ def merge(
             picked = choose_metric(metric, calls.outputs[0][0], has_labels=True, labels=calls.labels[0])
         setting = setting_of(alignment.members, calls, chosen, seed=source.seed, metric=picked)
         if isinstance(chosen, Cascade):
-            ensemble = cascade(
-                chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder
+            ensemble = cascade(chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder)
+        elif isinstance(chosen, Soup):
+            judged_on = None
+            if eval_data is not None:
+                judged_on = open_shared(replace(source, path=eval_data, samples=None), alignment, folder, target)
+            ensemble = cook(
+                chosen, setting, alignment, judged_on, data=data, target=target, folder=folder, progress=progress
             )
         else:
             ensemble = combine(

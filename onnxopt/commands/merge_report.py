@@ -49,10 +49,23 @@ def merge_report(
     tables = (
         *([_members_table(titles, ensemble, judged)] if judged is not None else _weights_table(titles, ensemble)),
         size_table({**{t: m.path for t, m in zip(titles, alignment.members, strict=True)}, "ensemble": ensemble.path}),
-        latency_table({"ensemble": latency}, f"Against {len(titles)} separate sessions, interleaved in fresh processes"),
-        *([latency_table({"side by side": ensemble.fusion}, "Against members one after the other")] if ensemble.fusion else []),
+        latency_table(
+            {"ensemble": latency}, f"Against {len(titles)} separate sessions, interleaved in fresh processes"
+        ),
+        *(
+            [latency_table({"side by side": ensemble.fusion}, "Against members one after the other")]
+            if ensemble.fusion
+            else []
+        ),
     )
-    said = (*notes, *alignment.notes, *ensemble.notes, *_shared_notes(ensemble), *_judging_notes(ensemble), *data_notes(data))
+    said = (
+        *notes,
+        *alignment.notes,
+        *ensemble.notes,
+        *_shared_notes(ensemble),
+        *_judging_notes(ensemble),
+        *data_notes(data),
+    )
     return Report("merge", outcome, document, tables, said)
 
 
@@ -62,11 +75,14 @@ def _verdict(ensemble: Ensemble, latency: LatencyComparison, *, force: bool) -> 
     fails = ""
     if judged is not None:
         parts.append(f"{judged.metric} {judged.ensemble:.4g} against {judged.best:.4g} of the best member")
-        if not (judged.is_not_worse if is_soup else judged.is_better):
-            fails = "the ensemble is not better than its best member"
-    parts.append(f"equal to separate sessions within {ensemble.difference.max_abs:.2g}")
+        if is_soup and len(ensemble.keep) == 1:
+            fails = "no soup is better than the best member alone"
+        elif not (judged.is_not_worse if is_soup else judged.is_better):
+            fails = f"the ensemble is not {'as good as' if is_soup else 'better than'} its best member"
+    if not is_soup:
+        parts.append(f"equal to separate sessions within {ensemble.difference.max_abs:.2g}")
     interval = f"ratio {latency.low:.3f} .. {latency.high:.3f}"
-    parts.append(f"{1 / latency.ratio:.2f}x as fast as these ({interval})")
+    parts.append(f"{1 / latency.ratio:.2f}x as fast as separate sessions ({interval})")
     text = ", ".join(parts)
     if latency.decision == "slower":
         fails = "; ".join(filter(None, (fails, "one file is slower than separate sessions")))
@@ -114,5 +130,3 @@ def _judging_notes(ensemble: Ensemble) -> list[Note]:
         return []
     sign = "better by at least" if judged.bound < 0 else "at most worse by"
     return [Note("accuracy", "bound", f"with 95 % confidence {sign} {abs(judged.bound):.3g} than the best member")]
-
-

@@ -93,7 +93,9 @@ def merge_serial(
         },
         (
             size_table({**names, "series": path}),
-            latency_table({"series": latency}, f"Against {len(names)} separate sessions, interleaved in fresh processes"),
+            latency_table(
+                {"series": latency}, f"Against {len(names)} separate sessions, interleaved in fresh processes"
+            ),
         ),
         (*notes, *chained.notes, *_dropped(chained), *data_notes(data)),
     )

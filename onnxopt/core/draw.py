@@ -51,7 +51,9 @@ class Drawing:
             return self.op(op_type, value, axes=[axis], keepdims=int(keepdims))
         return self.op(op_type, value, self.constant([axis]), keepdims=int(keepdims))
 
-    def constant(self, data: Array | int | float | Sequence[int] | Sequence[float], dtype: type | None = None) -> ir.Value:
+    def constant(
+        self, data: Array | int | float | Sequence[int] | Sequence[float], dtype: type | None = None
+    ) -> ir.Value:
         """An initializer with these values: int64 for integers, float32 for other numbers, an array as it is."""
         array = data if isinstance(data, np.ndarray) else np.asarray(data)
         if dtype is not None:

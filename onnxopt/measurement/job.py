@@ -114,9 +114,7 @@ class Job:
         """The job that ``to_json`` wrote."""
         raw = cast(dict[str, Any], json.loads(text))
         return cls(
-            subjects=tuple(
-                Subject(s["path"], Target(**s["target"]), tuple(s["further"])) for s in raw["subjects"]
-            ),
+            subjects=tuple(Subject(s["path"], Target(**s["target"]), tuple(s["further"])) for s in raw["subjects"]),
             feeds=raw["feeds"],
             inputs=tuple(tuple(names) for names in raw["inputs"]),
             effort=Effort(**raw["effort"]),

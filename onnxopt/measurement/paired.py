@@ -185,7 +185,10 @@ def process_ratio(
     answer: Answer, samples: Sequence[Feeds], *, reference: int = 0, candidate: int = 1, by_sample: bool = False
 ) -> float:
     """The log of the latency ratio of two models within one process; ``reference``, ``candidate``: their places."""
-    kinds: list[Hashable] = [i if by_sample else tuple((name, array.shape) for name, array in sample.items()) for i, sample in enumerate(samples)]
+    kinds: list[Hashable] = [
+        i if by_sample else tuple((name, array.shape) for name, array in sample.items())
+        for i, sample in enumerate(samples)
+    ]
     first, second = answer.timings[reference].runs_ns, answer.timings[candidate].runs_ns
     return log_ratio(first, second, [kinds[i % len(kinds)] for i in range(len(first))])
 

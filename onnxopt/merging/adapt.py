@@ -192,7 +192,9 @@ def _parsed(key: str, value: object, where: str) -> object:
                 raise ValueError(f"it is one of {', '.join(known)}")
             return word
         words: list[object] = (
-            cast("list[object]", value) if isinstance(value, list) else list(str(value).lower().replace("x", ";").split(";"))
+            cast("list[object]", value)
+            if isinstance(value, list)
+            else list(str(value).lower().replace("x", ";").split(";"))
         )
         if key == "size":
             sizes = [int(str(word)) for word in words]

@@ -75,9 +75,7 @@ def _matched(
     names = [spec.name for spec in member.inputs]
     for name in given:
         if name not in names:
-            raise UsageError(
-                f"{member.title} has no input {name!r}", where="--input-map", fix=nearest(name, names)
-            )
+            raise UsageError(f"{member.title} has no input {name!r}", where="--input-map", fix=nearest(name, names))
     feeds = dict(given)
     taken = set(feeds.values())
     if is_first:
@@ -88,7 +86,11 @@ def _matched(
     if not rest:
         return {name: feeds[name] for name in names}
     if len(rest) == len(free) and (len(feeds) == 0 or len(rest) == 1):
-        notes.append(Note(member.title, "matched", "by order: " + ", ".join(f"{a} = {b}" for a, b in zip(rest, free, strict=True))))
+        notes.append(
+            Note(
+                member.title, "matched", "by order: " + ", ".join(f"{a} = {b}" for a, b in zip(rest, free, strict=True))
+            )
+        )
         feeds |= dict(zip(rest, free, strict=True))
     elif not free:
         notes.append(Note(member.title, "added", f"its own input {', '.join(rest)}"))
@@ -106,7 +108,10 @@ def _matched(
 def _shared(name: str, members: Sequence[Member], symbols: Sequence[dict[str, str]]) -> TensorSpec:
     """The shared input of that name: what all members that take it agree on; fills in ``symbols``."""
     readers = [
-        (k, member, spec) for k, member in enumerate(members) for spec in member.inputs if member.feeds[spec.name] == name
+        (k, member, spec)
+        for k, member in enumerate(members)
+        for spec in member.inputs
+        if member.feeds[spec.name] == name
     ]
     plain = [r for r in readers if r[2].name not in r[1].adapters]
     if not plain:

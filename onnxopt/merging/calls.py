@@ -47,6 +47,10 @@ class Calls:
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
         return Calls(tuple(self.outputs[i] for i in indices), labels)
 
+    def only(self, *places: int) -> Calls:
+        """The same calls with some of the members."""
+        return Calls(tuple(tuple(call[k] for k in places) for call in self.outputs), self.labels)
+
 
 def member_file(member: Member, folder: Path) -> Path:
     """A file that gives the member's output: its own, or one in ``folder`` with what is behind a ZipMap."""

@@ -160,7 +160,10 @@ def choose_exits(
                 fix="give more, or a cheaper first member",
             )
         answers, used = best.run(table)
-        figures = {"cost": best.cost(used), "drop_bound": _bound(full, answers, labels, strategy.confidence, is_sides=start.is_sides)}
+        figures = {
+            "cost": best.cost(used),
+            "drop_bound": _bound(full, answers, labels, strategy.confidence, is_sides=start.is_sides),
+        }
     return best, figures
 
 
@@ -173,7 +176,9 @@ def _between(confidences: Array) -> list[float]:
     """Thresholds between confidences that occur, so that rounding decides no item; the last is above all."""
     found = np.unique(confidences)
     if len(found) < 2:
-        raise DataError("the data are too few to choose a threshold by", where="--data", fix="give more, or --threshold")
+        raise DataError(
+            "the data are too few to choose a threshold by", where="--data", fix="give more, or --threshold"
+        )
     middle = (found[1:] + found[:-1]) / 2
     wide = middle[(found[1:] - found[:-1]) > 1e-5]
     places = np.linspace(0, len(wide) - 1, min(CANDIDATES, len(wide))).astype(np.int64)

@@ -135,7 +135,11 @@ def _are_shares(output: Array, axis: int) -> bool:
 
 
 def find_task(
-    shape: tuple[int, ...], labels: Array | None, found: Sequence[tuple[Activation, int | None]], *, scores: bool = False
+    shape: tuple[int, ...],
+    labels: Array | None,
+    found: Sequence[tuple[Activation, int | None]],
+    *,
+    scores: bool = False,
 ) -> Task:
     """What the members answer, as the labels say, else as their activations do.
 
@@ -213,4 +217,6 @@ def forms_for(
 def _reshape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if len(shape) == len(wanted):
         return (), ()
-    return tuple(i for i in range(1, len(shape)) if shape[i] == 1), tuple(i for i in range(1, len(wanted)) if wanted[i] == 1)
+    return tuple(i for i in range(1, len(shape)) if shape[i] == 1), tuple(
+        i for i in range(1, len(wanted)) if wanted[i] == 1
+    )

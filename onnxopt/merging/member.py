@@ -180,7 +180,9 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 PASS_ON = frozenset(
     {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Slice", "Split", "Gather", "Expand", "Concat"}
 )
-STATE = re.compile(r"(?i)(^|[^a-z])(state|hidden|cell|past|present|cache|[hc][_]?(0|n|in|out)?)(n|s|_in|_out)?([^a-z]|$)")
+STATE = re.compile(
+    r"(?i)(^|[^a-z])(state|hidden|cell|past|present|cache|[hc][_]?(0|n|in|out)?)(n|s|_in|_out)?([^a-z]|$)"
+)
 
 
 def _refuse_state(title: str, model: Model) -> None:
@@ -229,7 +231,9 @@ def _ancestors(value: ir.Value) -> Iterable[ir.Node]:
     while waiting:
         node = waiting.pop()
         yield node
-        inner = [n for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for n in a.as_graph().all_nodes()]
+        inner = [
+            n for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for n in a.as_graph().all_nodes()
+        ]
         yield from inner
         for read in (v for n in (node, *inner) for v in n.inputs):
             source = None if read is None else read.producer()

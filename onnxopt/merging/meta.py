@@ -108,7 +108,9 @@ def meta_rule(meta: object, task: Task, forms: Sequence[Form], calls: Calls, ver
     (member, _), _ = same_opsets((member, _dummy(member, version)))
     inputs = member.inputs
     shape = inputs[0].shape if inputs else None
-    if len(inputs) != 1 or (shape is not None and (len(shape) != 2 or shape[1] not in (width, None) and isinstance(shape[1], int))):
+    if len(inputs) != 1 or (
+        shape is not None and (len(shape) != 2 or (shape[1] not in (width, None) and isinstance(shape[1], int)))
+    ):
         raise ModelError(
             f"the meta-model does not take (n, {width}), the {len(forms)} outputs side by side",
             where=f"{title}, inputs {', '.join(map(str, inputs))}",
@@ -163,7 +165,9 @@ def _converted(skl2onnx: Any, estimator: Any, points: Points, task: Task, width:
     table = points.outputs.reshape(len(points.outputs), -1).astype(np.float32)
     if table.shape[1] != width:
         raise UsageError(
-            "a scikit-learn meta-model takes one item a row, and the outputs are dense", where="--meta", fix="use logistic"
+            "a scikit-learn meta-model takes one item a row, and the outputs are dense",
+            where="--meta",
+            fix="use logistic",
         )
     classes = points.truth.shape[1]
     truth = points.truth.argmax(axis=1) if task.kind == "classes" else points.truth[:, 0]

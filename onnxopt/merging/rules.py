@@ -156,9 +156,7 @@ class Combination:
         """Nodes that compute it of the values of the members that take part, as numbers of type ``kind``."""
         brought = [form.draw(drawing, value) for form, value in zip(self.forms, values, strict=True)]
         if any(value.dtype == ir.DataType.DOUBLE for value in brought):
-            brought = [
-                v if v.dtype == ir.DataType.DOUBLE else _double(drawing, v) for v in brought
-            ]
+            brought = [v if v.dtype == ir.DataType.DOUBLE else _double(drawing, v) for v in brought]
         found = self.rule.draw(drawing, brought)
         own = brought[0].dtype
         return found if own == kind else drawing.op("Cast", found, to=int(kind))

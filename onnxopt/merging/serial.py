@@ -65,12 +65,14 @@ def chain(members: Sequence[Member], input_map: InputMap, adapters: Mapping[int,
             if source not in front and source not in inputs:
                 known = [*front, *inputs]
                 raise UsageError(
-                    f"nothing in front of {member.title} is called {source!r}", where="--input-map", fix=nearest(source, known)
+                    f"nothing in front of {member.title} is called {source!r}",
+                    where="--input-map",
+                    fix=nearest(source, known),
                 )
         feeds = given | {name: name for name in names if name in front and name not in given}
         if not any(source in front for source in feeds.values()):
             first = next((name for name in names if name not in feeds), None)
-            if first is None or len(names) > 1 and len(front) > 1:
+            if first is None or (len(names) > 1 and len(front) > 1):
                 raise ModelError(
                     f"no output of {placed[-1].title} ({', '.join(front)}) feeds an input of {member.title} "
                     f"({', '.join(names)})",
@@ -78,13 +80,18 @@ def chain(members: Sequence[Member], input_map: InputMap, adapters: Mapping[int,
                     fix=f"say it with --input-map '{member.title}:{names[0] if names else 'INPUT'}={next(iter(front))}'",
                 )
             feeds[first] = next(iter(front))
-            notes.append(Note(member.title, "matched", f"input {first} takes output {feeds[first]} of {placed[-1].title}"))
+            notes.append(
+                Note(member.title, "matched", f"input {first} takes output {feeds[first]} of {placed[-1].title}")
+            )
         own = frozenset(name for name, source in feeds.items() if source in front)
         for spec in member.inputs:
             source = feeds.setdefault(spec.name, spec.name)
             if spec.name in own:
                 continue
-            if source in inputs and (inputs[source].dtype, len(inputs[source].shape or ())) != (spec.dtype, len(spec.shape or ())):
+            if source in inputs and (inputs[source].dtype, len(inputs[source].shape or ())) != (
+                spec.dtype,
+                len(spec.shape or ()),
+            ):
                 raise ModelError(
                     f"two models take an input {source!r} of different kinds: {inputs[source]} and {spec}",
                     where=member.title,
@@ -179,7 +186,9 @@ def _glued(
     return found
 
 
-def run_chain(chained: Chain, sessions: Sequence[Session], feeds: Feeds) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+def run_chain(
+    chained: Chain, sessions: Sequence[Session], feeds: Feeds
+) -> tuple[list[dict[str, Array]], dict[str, Array]]:
     """What separate sessions do, one after the other: the feeds of each, and the outputs of the last."""
     front: dict[str, Array] = {}
     specs: dict[str, TensorSpec] = {}

@@ -17,7 +17,6 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import InputError, VerificationError
 from onnxopt.merging.align import Alignment
-from onnxopt.merging.calls import Calls
 from onnxopt.merging.combine import finish, join, spec_value
 from onnxopt.merging.rules import Combination
 from onnxopt.merging.trunk import Shared, share_work
