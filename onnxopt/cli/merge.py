@@ -48,8 +48,8 @@ def _per_member(function: Any) -> Any:
         "preprocess_items",
         multiple=True,
         metavar="[MEMBER:]SPEC",
-        help="MEMBER:scale=S,mean=A;B;C,std=..,layout=NHWC,colour=BGR,size=HxW (or a TOML file with these keys): done to "
-        "the input of that model first. Without MEMBER, a TOML file: how images become arrays.",
+        help="MEMBER:scale=S,mean=A;B;C,std=..,layout=NHWC,colour=BGR,size=HxW (or a TOML file with these keys): "
+        "done to the input of that model first. Without MEMBER, a TOML file: how images become arrays.",
     )(function)
 
 

@@ -1,4 +1,4 @@
-"""``merge``: several models as one checked file, judged against the best of them and timed against separate sessions."""
+"""``merge``: several models as one checked file, judged against the best of them, timed against separate sessions."""
 
 from __future__ import annotations
 
@@ -172,10 +172,9 @@ def _final(paths: Sequence[Path], output: Path | None, source: Source, eval_data
         )
     if output is None:
         return None
-    for path in paths:
-        final = check_output(output, path, source.path, eval_data, source.preprocess)
-    check_writable(settings_path(final))
-    return final
+    finals = [check_output(output, path, source.path, eval_data, source.preprocess) for path in paths]
+    check_writable(settings_path(finals[0]))
+    return finals[0]
 
 
 def _held_back(

@@ -43,7 +43,7 @@ class Drawing:
         for value in node.outputs:
             value.name = self.editor.fresh_name(f"{self.base}_{op_type.lower()}")
         self.graph.append(node)
-        return node.outputs
+        return tuple(node.outputs)
 
     def reduce(self, op_type: str, value: ir.Value, axis: int, *, keepdims: bool = False) -> ir.Value:
         """The output of a reduction over one axis: an attribute up to opset 17, an input since."""
@@ -55,7 +55,7 @@ class Drawing:
         self, data: Array | int | float | Sequence[int] | Sequence[float], dtype: type | None = None
     ) -> ir.Value:
         """An initializer with these values: int64 for integers, float32 for other numbers, an array as it is."""
-        array = data if isinstance(data, np.ndarray) else np.asarray(data)
+        array: Array = np.asarray(data)
         if dtype is not None:
             array = array.astype(dtype)
         elif not isinstance(data, np.ndarray):

@@ -83,7 +83,7 @@ class Adapter:
                 fix="leave them out of --preprocess",
             )
         counts = {len(numbers) for numbers in (self.mean, self.std) if len(numbers) > 1}
-        own = None if spec.shape is None or rank is None else spec.shape[_moved(self.axis(spec), self.layout)]
+        own = None if spec.shape is None else spec.shape[_moved(self.axis(spec), self.layout)]
         if len(counts) > 1 or (counts and isinstance(own, int) and counts != {own}):
             raise ModelError(
                 f"mean and std have {' and '.join(map(str, sorted(counts)))} numbers, and the input is {spec}",
@@ -150,7 +150,7 @@ class Adapter:
         if wanted == ir.DataType.FLOAT:
             return found
         if spec.dtype is not None and spec.dtype.kind in "iu":
-            limits = np.iinfo(spec.dtype)
+            limits = np.iinfo(spec.dtype)  # pyright: ignore
             low, high = drawing.constant(float(limits.min)), drawing.constant(float(limits.max))
             found = drawing.op("Clip", drawing.op("Round", found), low, high)
         return drawing.op("Cast", found, to=int(wanted))
@@ -248,6 +248,6 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
     if spec.dtype is None or spec.dtype == array.dtype:
         return array
     if spec.dtype.kind in "iu":
-        limits = np.iinfo(spec.dtype)
+        limits = np.iinfo(spec.dtype)  # pyright: ignore
         array = np.clip(np.round(array), limits.min, limits.max)
     return array.astype(spec.dtype)

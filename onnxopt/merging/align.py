@@ -181,9 +181,9 @@ def check_outputs(members: Sequence[Member], shapes: Sequence[tuple[int, ...]]) 
         if len(shape) == len(first) == 2:
             what = "numbers of classes"
         raise ModelError(
-            f"the members have outputs of different {what}: {members[0].title} gives {list(first)}, {member.title} gives "
-            f"{list(shape)}",
-            where=f"output {member.output!r} of {member.title} against output {members[0].output!r} of {members[0].title}",
+            f"the members have outputs of different {what}: {members[0].title} gives {list(first)}, {member.title} "
+            f"gives {list(shape)}",
+            where=f"output {member.output!r} of {member.title}, {members[0].output!r} of {members[0].title}",
             fix="merge models of one task, or choose the outputs that belong together with --output-name",
         )
     return first[1:]

@@ -1,9 +1,9 @@
 """Members in order of cost; the next one runs only for items on which the mean of those so far is not sure.
 
 After each member the running mean of probabilities answers where its largest class reaches the threshold. Where the
-batch is fixed to 1 the rest is in the branch of an ``If``; where it is free, the branch gathers the undecided items, runs
-the next member on these and scatters its answers back. The branch is not taken when all are decided, so no kernel ever
-sees an empty batch. Source: Wang et al., "Wisdom of Committees" (ICLR 2022).
+batch is fixed to 1 the rest is in the branch of an ``If``; where it is free, the branch gathers the undecided items,
+runs the next member on these and scatters its answers back. The branch is not taken when all are decided, so no kernel
+ever sees an empty batch. Source: Wang et al., "Wisdom of Committees" (ICLR 2022).
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ def cascade(
     note = Note(
         "cascade",
         "exits",
-        f"at a confidence of {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of the "
-        "cost of all members",
+        f"at a confidence of {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of "
+        "the cost of all members",
     )
     keep = tuple(range(len(alignment.members)))
     return Ensemble(strategy, model, path, keep, difference, shared, judgement, facts, (note,), True)

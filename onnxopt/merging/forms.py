@@ -1,4 +1,4 @@
-"""What the numbers of an output are (probabilities, logits, values), and how those of all members become the same kind."""
+"""What the numbers of an output are : probabilities, logits or values; and how all become one kind."""
 
 from __future__ import annotations
 
@@ -197,10 +197,7 @@ def forms_for(
     else on the outputs as they are.
     """
     gives = [kind != "none" for kind, _ in found]
-    if task.kind == "values":
-        to_probs = False if on != "probs" else any(gives)
-    else:
-        to_probs = on == "probs" or (on == "auto")
+    to_probs = task.kind != "values" and on != "logits"
     steps: list[Step] = []
     for has in gives:
         if task.kind == "values":

@@ -60,7 +60,7 @@ class Meta:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-        found = cast(Array, session.run([self.member.output], {self.member.inputs[0].name: features})[0])
+        found: Array = session.run([self.member.output], {self.member.inputs[0].name: features})[0]
         if self.column is not None:
             found = found[:, self.column]
         return found.astype(np.float64).reshape(-1, *self.flat)
@@ -178,7 +178,7 @@ def _converted(skl2onnx: Any, estimator: Any, points: Points, task: Task, width:
         seen = getattr(fitted, "classes_", None)
         if task.kind == "classes" and (seen is None or len(seen) != classes):
             raise DataError(
-                f"the labels have {0 if seen is None else len(seen)} of {classes} classes, and the meta-model would know no more",
+                f"the labels have {0 if seen is None else len(seen)} of {classes} classes, which is all it would know",
                 where="labels of the data",
                 fix="give labels of all classes, or use --meta logistic",
             )

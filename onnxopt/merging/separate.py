@@ -1,4 +1,4 @@
-"""What people do today: a session for each member. Files that take the shared inputs, so that both can be timed alike."""
+"""What people do today: a session for each member, as files that take the shared inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["separate_files"]
 
 
 def separate_files(alignment: Alignment, folder: Path) -> tuple[Path, ...]:
-    """One file a member: its own where that takes the shared inputs, else one in ``folder`` with its adapter in front."""
+    """One file a member: its own where that takes the shared inputs, else one in ``folder`` with its adapter."""
     found: list[Path] = []
     for index, member in enumerate(alignment.members):
         if member.is_plain:

@@ -77,7 +77,7 @@ def chain(members: Sequence[Member], input_map: InputMap, adapters: Mapping[int,
                     f"no output of {placed[-1].title} ({', '.join(front)}) feeds an input of {member.title} "
                     f"({', '.join(names)})",
                     where=member.title,
-                    fix=f"say it with --input-map '{member.title}:{names[0] if names else 'INPUT'}={next(iter(front))}'",
+                    fix=f"say it with --input-map '{member.title}:INPUT={next(iter(front))}'",
                 )
             feeds[first] = next(iter(front))
             notes.append(

@@ -25,17 +25,18 @@ def shrunk_weights(points: Points, rho: float, *, is_share: bool = True) -> Arra
         rho: 0 is plain non-negative least squares, infinity the mean.
         is_share: Whether only the direction counts, as for probabilities.
     """
-    from scipy.optimize import nnls
+    from scipy.optimize import nnls  # pyright: ignore[reportUnknownVariableType]
 
     count = points.outputs.shape[1]
     table = points.outputs.transpose(0, 2, 1).reshape(-1, count)
     target = points.truth.reshape(-1)
-    gram, product = table.T @ table, table.T @ target
+    gram: Array = table.T @ table
+    product: Array = table.T @ target
     strength = rho * float(np.trace(gram)) / count
     gram = gram + (strength + 1e-12 * float(np.trace(gram)) / count + 1e-300) * np.eye(count)
     product = product + strength / count
-    factor = np.linalg.cholesky(gram)  # ||R^T w - R^-1 p|| has the same minimum
-    weights = nnls(factor.T, np.linalg.solve(factor, product))[0]
+    factor: Array = np.linalg.cholesky(gram)  # ||R^T w - R^-1 p|| has the same minimum
+    weights: Array = nnls(factor.T, np.linalg.solve(factor, product))[0]
     weights[weights < LEAST_SHARE * weights.sum()] = 0.0
     total = float(weights.sum())
     if total <= 0:
