@@ -36,8 +36,9 @@ from onnxopt.run.session import open_session
 from onnxopt.run.settings import settings_path
 from onnxopt.run.target import Target
 
-__all__ = ["merge"]
+__all__ = ["mean_file", "merge", "open_members"]
 
+FEW = 8
 VARIED = 64
 """Samples that are at hand where the time depends on the values."""
 
@@ -155,6 +156,24 @@ def open_members(
             raise type(error)(f"a member cannot be used: {error.what}", where=error.where, fix=error.fix) from error
         members.append(prepare(title, path, model, name))
     return same_opsets(members)
+
+
+def mean_file(paths: Sequence[Path], source: Source, folder: Path, target: Target) -> Path:
+    """A file in ``folder`` that gives the mean of the members, equal to that of their separate sessions.
+
+    Raises:
+        OnnxoptError: A member or the data cannot be used.
+    """
+    if len(paths) < 2:
+        raise ModelError("one member is no ensemble", where=str(paths[0]), fix="give --members once for each member")
+    members, _ = open_members(paths, (), target)
+    alignment = align_inputs(members)
+    data = open_shared(source, alignment, folder, target)
+    calls = run_members(alignment.members, data.take(range(min(len(data), FEW))), target, folder)
+    setting = setting_of(alignment.members, calls, Average(), seed=source.seed)
+    quiet = SilentProgress()
+    found = combine(Average(), setting, alignment, calls, None, data=data, target=target, folder=folder, progress=quiet)
+    return found.path
 
 
 def _final(paths: Sequence[Path], output: Path | None, source: Source, eval_data: str | None) -> Path | None:

@@ -141,7 +141,7 @@ def cascade(
     note = Note(
         "cascade",
         "exits",
-        f"at a confidence of {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of "
+        f"at confidence {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of "
         "the cost of all members",
     )
     keep = tuple(range(len(alignment.members)))
