@@ -105,7 +105,7 @@ def write_mlp(model: torch.nn.Sequential, path: Path, *, softmax: bool = True, b
 
 def unequal(data: Digits) -> list[torch.nn.Sequential]:
     """Five nets of different quality."""
-    plans = [((24,), 250, 200), ((32,), 300, 200), ((48,), 450, 250), ((64,), 700, 300), ((16,), 200, 150)]
+    plans = [((16,), 200, 250), ((24,), 300, 250), ((64,), 400, 250), ((128,), 600, 300), ((256, 64), 900, 400)]
     return [train(net(w, i), data, samples=n, steps=s, seed=i) for i, (w, n, s) in enumerate(plans)]
 
 
