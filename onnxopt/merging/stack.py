@@ -8,7 +8,6 @@ class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def fit_logistic(points: Points, task: Task, strength: float) -> tuple[Array, Ar
 
     ``loss / n + strength / 2 (||W - M||^2 + ||b||^2)`` with ``M`` the mean of the members.
     """
-    from scipy.optimize import minimize  # pyright: ignore[reportUnknownVariableType]
+    from scipy.optimize import minimize
 
     count, classes = points.outputs.shape[1:]
     table = points.outputs.reshape(len(points.outputs), -1)
@@ -82,8 +81,8 @@ def fit_logistic(points: Points, task: Task, strength: float) -> tuple[Array, Ar
         value += 0.5 * strength * scale * float((gap * gap).sum())
         return value, (rows.T @ slope + strength * scale * gap).ravel()
 
-    found: Any = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 300})
-    weight = np.asarray(found.x, np.float64).reshape(start.shape)
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    weight = found.x.reshape(start.shape)
     return weight[:-1], weight[-1]
 
 

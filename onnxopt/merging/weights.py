@@ -25,7 +25,7 @@ def shrunk_weights(points: Points, rho: float, *, is_share: bool = True) -> Arra
         rho: 0 is plain non-negative least squares, infinity the mean.
         is_share: Whether only the direction counts, as for probabilities.
     """
-    from scipy.optimize import nnls  # pyright: ignore[reportUnknownVariableType]
+    from scipy.optimize import nnls
 
     count = points.outputs.shape[1]
     table = points.outputs.transpose(0, 2, 1).reshape(-1, count)
