@@ -71,7 +71,8 @@ def points_of(calls: Calls, forms: Sequence[Form], task: Task) -> Points:
         groups.append(np.repeat(np.arange(seen, seen + items), len(places)))
         seen += items
     found = Points(np.concatenate(outputs), np.concatenate(truths), np.concatenate(groups))
-    known: Array = np.isfinite(found.truth).all(axis=1) & np.isfinite(found.outputs).all(axis=(1, 2))
+    finite = (np.isfinite(found.truth).all(axis=1), np.isfinite(found.outputs).all(axis=(1, 2)))
+    known: Array = np.logical_and(*finite)
     if not known.any():
         raise DataError("no item has a label", where="labels of the data", fix="give class numbers from 0 up")
     return found.take(known)
