@@ -9,18 +9,15 @@ ever sees an empty batch. Source: Wang et al., "Wisdom of Committees" (ICLR 2022
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.cost import cost
 from onnxopt.core.draw import Drawing
 from onnxopt.core.edit import Editor
 from onnxopt.core.query import Model
-from onnxopt.core.shapes import static_shapes
 from onnxopt.core.tensors import Array
 from onnxopt.errors import DataError, UsageError
 from onnxopt.merging.align import Alignment
@@ -30,14 +27,11 @@ from onnxopt.merging.forms import Form, Task
 from onnxopt.merging.strategies import Cascade
 from onnxopt.merging.trunk import Shared, share_work
 from onnxopt.merging.written import output_spec
-from onnxopt.run.session import Feeds, open_session
-from onnxopt.run.target import Target
 
-__all__ = ["Exits", "build_cascade", "choose_exits", "member_costs"]
+__all__ = ["Exits", "build_cascade", "choose_exits"]
 
 CANDIDATES = 64
 """Thresholds that are tried, evenly spaced among the confidences that occur."""
-TIMED = 7
 LABELS = 0.25
 """Their part in the loss: half costs 6 points more of the members, none loses 0.55 instead of 0.37 points."""
 
@@ -86,28 +80,6 @@ class Exits:
     def cost(self, used: Array) -> float:
         """The mean share of the cost of all members."""
         return float(np.cumsum(self.costs)[used - 1].mean())
-
-
-def member_costs(alignment: Alignment, feeds: Feeds, target: Target) -> tuple[float, ...]:
-    """Each member's share of the cost of all: multiply-accumulates, or time where those are not known."""
-    counts: list[int] = []
-    for member in alignment.members:
-        shapes = static_shapes(member.model, {n: a.shape for n, a in member.feed(feeds).items()})
-        found = cost(member.model, shapes)
-        counts.append(0 if found.unknown else found.total_macs)
-    if all(counts):
-        return tuple(count / sum(counts) for count in counts)
-    times: list[float] = []
-    for member in alignment.members:
-        session, own = open_session(member.path, target), member.feed(feeds)
-        session.run(own)
-        taken: list[float] = []
-        for _ in range(TIMED):
-            start = time.perf_counter()
-            session.run(own)
-            taken.append(time.perf_counter() - start)
-        times.append(statistics.median(taken))
-    return tuple(t / sum(times) for t in times)
 
 
 def choose_exits(

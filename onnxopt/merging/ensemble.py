@@ -15,7 +15,8 @@ from onnxopt.errors import VerificationError
 from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
-from onnxopt.merging.cascade import Exits, build_cascade, choose_exits, member_costs
+from onnxopt.merging.cascade import Exits, build_cascade, choose_exits
+from onnxopt.merging.costs import member_costs
 from onnxopt.merging.fit import Fitted, Setting, fit
 from onnxopt.merging.forms import forms_for
 from onnxopt.merging.judge import Judgement, judge
