@@ -23,22 +23,31 @@ if TYPE_CHECKING:
     from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
     from onnxopt.commands.limits import Limits
+    from onnxopt.commands.merge import merge
     from onnxopt.commands.optimize import optimize
     from onnxopt.commands.quantize import quantize
     from onnxopt.core.io import load, save
     from onnxopt.core.query import Model
     from onnxopt.core.report import Report
     from onnxopt.errors import OnnxoptError
+    from onnxopt.merging.strategies import Average, Cascade, Serial, Soup, Stack, Vote, Weighted
     from onnxopt.run.session import load_session
     from onnxopt.run.target import Target
 
 _HOMES = {
+    "Average": "merging.strategies",
+    "Cascade": "merging.strategies",
     "Limits": "commands.limits",
     "Model": "core.query",
     "OnnxoptError": "errors",
     "Report": "core.report",
+    "Serial": "merging.strategies",
+    "Soup": "merging.strategies",
     "Source": "commands.common",
+    "Stack": "merging.strategies",
     "Target": "run.target",
+    "Vote": "merging.strategies",
+    "Weighted": "merging.strategies",
     "bench": "commands.bench",
     "compare": "commands.compare",
     "demo": "commands.demo",
@@ -47,18 +56,26 @@ _HOMES = {
     "inspect": "commands.inspect",
     "load": "core.io",
     "load_session": "run.session",
+    "merge": "commands.merge",
     "optimize": "commands.optimize",
     "quantize": "commands.quantize",
     "save": "core.io",
 }
 
 __all__ = [
+    "Average",
+    "Cascade",
     "Limits",
     "Model",
     "OnnxoptError",
     "Report",
+    "Serial",
+    "Soup",
     "Source",
+    "Stack",
     "Target",
+    "Vote",
+    "Weighted",
     "bench",
     "compare",
     "demo",
@@ -67,6 +84,7 @@ __all__ = [
     "inspect",
     "load",
     "load_session",
+    "merge",
     "optimize",
     "quantize",
     "save",

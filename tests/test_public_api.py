@@ -6,12 +6,19 @@ import sys
 import onnxopt
 
 NAMES = {
+    "Average",
+    "Cascade",
     "Limits",
     "Model",
     "OnnxoptError",
     "Report",
+    "Serial",
+    "Soup",
     "Source",
+    "Stack",
     "Target",
+    "Vote",
+    "Weighted",
     "bench",
     "compare",
     "demo",
@@ -20,6 +27,7 @@ NAMES = {
     "inspect",
     "load",
     "load_session",
+    "merge",
     "optimize",
     "quantize",
     "save",

@@ -26,6 +26,13 @@ COUNTS = listed(click.IntRange(min=1).convert)
 
 @click.command("bench")
 @click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--members",
+    multiple=True,
+    type=PATH,
+    metavar="A.onnx",
+    help="Once for each member of an ensemble: all in separate sessions are the first row.",
+)
 @click.option("--profile", is_flag=True, help="Where the time goes: by kernel, by node, by region against the first.")
 @data_options
 @click.option(
@@ -51,6 +58,7 @@ COUNTS = listed(click.IntRange(min=1).convert)
 @json_option
 def command(
     models: tuple[Path, ...],
+    members: tuple[Path, ...],
     providers: tuple[str, ...],
     batches: tuple[int, ...],
     threads: tuple[int, ...],
@@ -78,11 +86,12 @@ def command(
 
     data = source(shared)
     if output is not None:
-        for model in models:
+        for model in (*models, *members):
             check_output(output, model, data.path, data.preprocess, option="--report")
     report = bench(
         models,
         data,
+        members=members,
         target=Target(allow_fallback=allow_fallback),
         providers=providers,
         batches=batches,

@@ -17,13 +17,21 @@ from onnxopt.cli.options import (
     target,
     target_options,
 )
+from onnxopt.errors import UsageError
 
 __all__ = ["command"]
 
 
 @click.command("compare")
 @click.argument("reference", type=PATH)
-@click.argument("candidate", type=PATH)
+@click.argument("candidate", type=PATH, required=False)
+@click.option(
+    "--members",
+    multiple=True,
+    type=PATH,
+    metavar="A.onnx",
+    help="Once for each member of an ensemble: the mean of their separate sessions is the reference.",
+)
 @data_options
 @target_options
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Exit 1 when the metric drops by more.")
@@ -31,20 +39,30 @@ __all__ = ["command"]
 @json_option
 def command(
     reference: Path,
-    candidate: Path,
+    candidate: Path | None,
+    members: tuple[Path, ...],
     max_drop: float | None,
     isa: str | None,
     metric: str | None,
     output_name: str | None,
     **shared: object,
 ) -> int:
-    """Accuracy of CANDIDATE against REFERENCE: task metric with bound, agreement, drift of each output."""
+    """Accuracy of CANDIDATE against REFERENCE: task metric with bound, agreement, drift of each output.
+
+    With --members the one model that is named is the candidate.
+    """
     from onnxopt.commands.compare import compare
 
+    if (candidate is None) != bool(members):
+        raise UsageError(
+            "a candidate and what to compare it with are needed",
+            where="onnxopt compare",
+            fix="onnxopt compare REF.onnx CAND.onnx, or onnxopt compare CAND.onnx --members A.onnx --members B.onnx",
+        )
     return finish(
         compare(
-            reference,
-            candidate,
+            members or reference,
+            candidate or reference,
             source(shared),
             metric=metric,
             output=output_name,

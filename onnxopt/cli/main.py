@@ -29,6 +29,7 @@ COMMANDS = {
     "optimize": "Clean-ups and folds that leave the outputs as they are.",
     "quantize": "INT8, static or dynamic: the fastest within the accuracy budget.",
     "prune": "Channels, heads and hidden units cut to a measured goal, and what reads them repaired.",
+    "merge": "Several models as one file: averaged, weighted, voted, stacked, in series or in a cascade.",
     "compare": "Accuracy of a model against its reference, with bounds and drift.",
     "bench": "Latency of models, compared in pairs in fresh processes.",
     "gate": "Limits on latency, accuracy, size and memory against a baseline, for CI.",

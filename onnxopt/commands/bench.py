@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from onnxopt.commands.baseline import describe_specs
-from onnxopt.commands.common import Source, as_json, data_notes, open_data
+from onnxopt.commands.common import Source, as_json, data_notes, open_data, workspace
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.matrix import Entry, Matrix, Pair, Row, calls, measured
 from onnxopt.commands.matrix_tables import matrix_tables
 from onnxopt.commands.matrix_verdict import is_overloaded, verdict
+from onnxopt.commands.merge import open_members
 from onnxopt.commands.profile_tables import Profiling, profile_models
-from onnxopt.core.io import content_hash, data_files
+from onnxopt.core.io import content_hash, data_files, load
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.query import output_specs
 from onnxopt.core.report import JSON, Interrupted, Note, Report, Status, Table, Verdict
@@ -22,6 +23,8 @@ from onnxopt.errors import ModelError, OnnxoptError, ProviderError, UsageError
 from onnxopt.measurement.env import environment
 from onnxopt.measurement.job import Load
 from onnxopt.measurement.measure import MEASURED_RUNS, MEASURED_SECONDS, Measurement
+from onnxopt.merging.align import align_inputs
+from onnxopt.merging.separate import separate_files
 from onnxopt.quantization.precision import precision
 from onnxopt.run.target import Target
 
@@ -35,6 +38,7 @@ def bench(
     models: Sequence[Path],
     source: Source | None = None,
     *,
+    members: Sequence[Path] = (),
     target: Target | None = None,
     providers: Sequence[str] = (),
     batches: Sequence[int] = (),
@@ -51,6 +55,8 @@ def bench(
 
     Args:
         models: Model files.
+        members: Models that are run one after the other in separate sessions: the first row, and what all others are
+            compared with.
         source: The data; without, inputs are made up from the shapes of the first model.
         target: Options of the provider, and what the lists below leave out.
         providers: Execution providers.
@@ -87,12 +93,31 @@ def bench(
         runs=runs,
         seed=source.seed,
     )
-    entries = Entry.of(models)
+    with workspace() as folder:
+        entries = (*_separate(members, target or Target(), folder), *Entry.of(models))
+        return _bench(entries, matrix, source, with_profile=with_profile, progress=progress or SilentProgress())
+
+
+def _separate(members: Sequence[Path], target: Target, folder: Path) -> tuple[Entry, ...]:
+    """The members as one row; files in ``folder`` where they name their inputs differently.
+
+    Raises:
+        OnnxoptError: A member cannot be used, or does not fit the others.
+    """
+    if not members:
+        return ()
+    found, _ = open_members(members, (), target)
+    first, *further = separate_files(align_inputs(found), folder)
+    return (Entry(f"{len(members)} separate sessions", first, load(first), tuple(further)),)
+
+
+def _bench(
+    entries: Sequence[Entry], matrix: Matrix, source: Source, *, with_profile: bool, progress: Progress
+) -> Report:
     data = _open(source, entries[0], matrix)
     rows: list[Row] = []
     pairs: list[Pair] = []
     profiled = Profiling({}, (), ())
-    progress = progress or SilentProgress()
     try:
         for found in measured(entries, matrix, data, progress):
             if isinstance(found, Row):
@@ -154,7 +179,7 @@ def _report(
 ) -> Report:
     block = environment(matrix.configurations[0].target)
     precisions = {entry.title: precision(entry.model) for entry in entries}
-    sizes = {entry.title: sum(f.stat().st_size for f in data_files(entry.path)) for entry in entries}
+    sizes = {e.title: sum(f.stat().st_size for p in e.files for f in data_files(p)) for e in entries}
     document: dict[str, JSON] = {
         "environment": block,
         "models": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxopt.commands.common import (
@@ -16,6 +17,7 @@ from onnxopt.commands.common import (
     workspace,
 )
 from onnxopt.commands.fallback import with_fallback
+from onnxopt.commands.merge import mean_file
 from onnxopt.commands.saturation import accuracies, audit_data, audit_notes, audit_table, check_isa
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Note, Report, Status, Verdict
@@ -33,7 +35,7 @@ PRECISELY = Note("avx2", "exact", f"the settings beside the model ask for {PRECI
 
 
 def compare(
-    reference: Path,
+    reference: Path | Sequence[Path],
     candidate: Path,
     source: Source | None = None,
     *,
@@ -47,7 +49,7 @@ def compare(
     """Metric of both models, the drop with its one-sided 95 % bound, and the drift of each output.
 
     Args:
-        reference: The model to compare with.
+        reference: The model to compare with; several: the mean of their separate sessions.
         candidate: The model in question.
         source: The data; without, inputs are made up and only drift and agreement on them are known.
         metric: Name of the metric; default: the one that fits outputs and labels.
@@ -61,6 +63,20 @@ def compare(
         OnnxoptError: A model or the data cannot be used.
     """
     source, target = source or Source(), target or Target()
+    if not isinstance(reference, Path):
+        with workspace() as folder:
+            mean = mean_file(reference, source, folder, target)
+            return compare(
+                mean,
+                candidate,
+                source,
+                metric=metric,
+                output=output,
+                max_drop=max_drop,
+                target=target,
+                isa=isa,
+                progress=progress,
+            )
     if isa is not None:
         check_isa(isa, target)
     model = open_model(reference, target)

@@ -100,11 +100,17 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to measure: what reports call it, its file, what it is."""
+    """A model to measure: what reports call it, its file, what it is; with ``further``: as many separate sessions."""
 
     title: str
     path: Path
     model: Model
+    further: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All model files, in the order in which they run."""
+        return (self.path, *self.further)
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> tuple[Entry, ...]:
@@ -159,7 +165,7 @@ def measured(entries: Sequence[Entry], matrix: Matrix, data: Dataset, progress: 
     most = CALLS * max((c.batch or 1 for c in matrix.configurations), default=1)
     samples = bounded((sample.feeds for sample in data), most)
     further = entries[1:]
-    noise_steps = NOISE_STEPS if further else 0
+    noise_steps = NOISE_STEPS if further and not entries[0].further else 0
     each = len(entries) * PROCESSES + noise_steps + len(further) * COMPARISON_STEPS
     if len(entries) == len(matrix.configurations) == 1 and matrix.load.is_single_stream:
         steps = PROCESSES + ANCHOR_STEPS
@@ -196,7 +202,7 @@ def _measurement(
     try:
         feeds = _feeds(entry, configuration, samples)
         return measure(
-            entry.path,
+            entry.files,
             feeds,
             configuration.target,
             batch_size=sum(batch_size(f, entry.specs) for f in feeds) / len(feeds),
@@ -247,7 +253,7 @@ def _comparison(
     try:
         feeds = _feeds(reference.entry, row.configuration, samples)
         return compare_latency(
-            reference.entry.path,
+            reference.entry.files,
             row.entry.path,
             feeds,
             row.configuration.target,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import onnxruntime as ort
 
@@ -17,31 +17,38 @@ from onnxopt.core.query import Model
 from onnxopt.core.report import JSON
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.env import relevant_isa
-from onnxopt.passes.base import Pass
 
-__all__ = ["sources", "stamp"]
+__all__ = ["Step", "sources", "stamp"]
 
 KEY = "onnxopt"
 SCHEMA = 1
 
 
+class Step(Protocol):
+    """A frozen dataclass whose fields are its options: a pass, or a way to combine models."""
+
+    name: ClassVar[str]
+
+
 def stamp(
     model: Model,
     source: Path,
-    passes: Sequence[Pass],
+    passes: Sequence[Step],
     *,
     changes: Mapping[str, int],
     verdict: Mapping[str, JSON],
     data: Dataset | None,
+    further: Sequence[Path] = (),
 ) -> None:
     """Writes source hash, data fingerprint, recipe, versions, ISA, changes and verdict into the model's metadata.
 
-    No path, user name, host name, time or latency goes in.
+    No path, user name, host name, time or latency goes in. ``further``: more sources, of a model made of several.
     """
     document = {
         "schema": SCHEMA,
         "source_sha256": content_hash(source),
         "earlier_sources": list(sources(model)),
+        **({"further_sources_sha256": [content_hash(path) for path in further]} if further else {}),
         "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
         "recipe": [{"pass": item.name, **_options(item)} for item in passes],
         "versions": {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")},
@@ -61,6 +68,6 @@ def sources(model: Model) -> tuple[str, ...]:
         return ()
 
 
-def _options(item: Pass) -> dict[str, JSON]:
+def _options(item: Step) -> dict[str, JSON]:
     fields = json.loads(json.dumps(asdict(item), default=str))  # pyright: ignore[reportArgumentType]
     return {key: value for key, value in fields.items() if value not in ([], None)}

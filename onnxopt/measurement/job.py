@@ -65,15 +65,22 @@ class Load:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model file and where it runs.
+    """A model file and where it runs, or several that are run one after the other as one call.
 
     Attributes:
         path: Absolute path of the model file.
         target: Provider, threads, options.
+        further: Absolute paths of the files that follow, each in a session of its own.
     """
 
     path: str
     target: Target
+    further: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files, in the order in which they run."""
+        return (self.path, *self.further)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class Job:
         """The job that ``to_json`` wrote."""
         raw = cast(dict[str, Any], json.loads(text))
         return cls(
-            subjects=tuple(Subject(s["path"], Target(**s["target"])) for s in raw["subjects"]),
+            subjects=tuple(Subject(s["path"], Target(**s["target"]), tuple(s["further"])) for s in raw["subjects"]),
             feeds=raw["feeds"],
             inputs=tuple(tuple(names) for names in raw["inputs"]),
             effort=Effort(**raw["effort"]),

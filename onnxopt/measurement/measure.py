@@ -80,7 +80,7 @@ class Measurement:
 
 
 def measure(
-    path: Path,
+    path: Path | Sequence[Path],
     feeds: Sequence[Feeds],
     target: Target,
     *,
@@ -95,7 +95,7 @@ def measure(
     """The latency of one model, pooled over fresh processes.
 
     Args:
-        path: Model file.
+        path: Model file; several: separate sessions that are run one after the other.
         feeds: Samples to run in turn; at most 64 of them, evenly spaced.
         target: Where it runs.
         batch_size: Samples of one query, on average; default: the first axis of the first input.
@@ -114,13 +114,15 @@ def measure(
     progress = progress or SilentProgress()
     samples = spread(feeds, MEASURED_SAMPLES)
     settled = settle_spinning(target, paired=False)
-    subject = Subject(str(path.resolve()), settled)
+    paths = [path] if isinstance(path, Path) else list(path)
+    first, *further = (str(p.resolve()) for p in paths)
+    subject = Subject(first, settled, tuple(further))
     load = load or Load()
     effort = Effort(rounds=-(-runs // processes), most_seconds=seconds, host_runs=HOST_RUNS)
     answers: list[Answer] = []
     with (
         tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder,
-        progress.task(f"measuring {path.name}", processes) as advance,
+        progress.task(f"measuring {paths[0].name}", processes) as advance,
     ):
         laboratory = Laboratory(Path(folder), samples)
         for i in range(processes):

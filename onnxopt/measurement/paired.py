@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ __all__ = ["MOST_PROCESSES", "LatencyComparison", "Side", "compare_latency", "pr
 MOST_PROCESSES = 15
 COMPARED_SAMPLES = 8
 """More would leave too few runs of each for a low quantile."""
+VARIED_SAMPLES = 24
+LEAST_RUNS = 10
+"""Of each of these: the fastest of two, five times."""
 LONGEST_SECONDS = 120.0
 """An unclear case gets no further process after this time: where one takes long, fifteen are too many to wait for."""
 PASS_SECONDS = 2.0
@@ -95,7 +98,7 @@ class LatencyComparison:
 
 
 def compare_latency(
-    reference: Path,
+    reference: Path | Sequence[Path],
     candidate: Path,
     feeds: Sequence[Feeds],
     target: Target,
@@ -105,6 +108,7 @@ def compare_latency(
     limit: float | None = None,
     min_processes: int = 5,
     max_processes: int = MOST_PROCESSES,
+    by_sample: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyComparison:
@@ -114,7 +118,7 @@ def compare_latency(
     decided. Never are two processes at work at once.
 
     Args:
-        reference: Model file to compare with.
+        reference: Model file to compare with; several: separate sessions that are run one after the other.
         candidate: Model file in question.
         feeds: Samples that both models take; at most eight of them, evenly spaced, are run in turn (fewer where a run
             takes long, of small and large ones alike).
@@ -124,6 +128,7 @@ def compare_latency(
         limit: Go on until it is clear whether the ratio stays below this (``stats.holds``), instead of which is faster.
         min_processes: Processes before an unclear case is judged.
         max_processes: Processes after which it is left undecided.
+        by_sample: The time depends on the values: more samples are run, and the ratio is that of the mean over them.
         seed: Seeds the order of the runs.
         progress: Told of each process.
 
@@ -133,10 +138,12 @@ def compare_latency(
         DataError: There is no sample, or a model does not run on one.
     """
     progress = progress or SilentProgress()
-    samples = spread(feeds, COMPARED_SAMPLES)
+    samples = spread(feeds, VARIED_SAMPLES if by_sample else COMPARED_SAMPLES)
+    effort = Effort(rounds=LEAST_RUNS * len(samples), least_rounds=LEAST_RUNS * len(samples)) if by_sample else EFFORT
     shared = settle_spinning(target, paired=True)
     own = shared if candidate_target is None else settle_spinning(candidate_target, paired=True)
-    subjects = Subject(str(reference.resolve()), shared), Subject(str(candidate.resolve()), own)
+    first = [str(path.resolve()) for path in ([reference] if isinstance(reference, Path) else reference)]
+    subjects = Subject(first[0], shared, tuple(first[1:])), Subject(str(candidate.resolve()), own)
     ratios: list[float] = []
     answers: list[Answer] = []
     least = min(min_processes, max_processes)
@@ -149,12 +156,13 @@ def compare_latency(
         for subject in subjects:
             cold.append(laboratory.run([subject], COLD, seed))
             advance(1)
-        samples, effort = _affordable(samples, cold)
-        laboratory = Laboratory(Path(folder), samples)
+        if not by_sample:
+            samples, effort = _affordable(samples, cold)
+            laboratory = Laboratory(Path(folder), samples)
         begin = time.monotonic()
         while True:
             answers.append(laboratory.run(subjects, effort, seed + len(answers)))
-            ratios.append(process_ratio(answers[-1], samples))
+            ratios.append(process_ratio(answers[-1], samples, by_sample=by_sample))
             advance(1)
             late = len(ratios) >= least and time.monotonic() - begin > LONGEST_SECONDS
             decision = decide(ratios, margin=margin, min_processes=least)
@@ -195,9 +203,14 @@ def _affordable(samples: Sequence[Feeds], cold: Sequence[Answer]) -> tuple[Seque
     return [samples[order[i]] for i in middles], LONG_EFFORT
 
 
-def process_ratio(answer: Answer, samples: Sequence[Feeds], *, reference: int = 0, candidate: int = 1) -> float:
+def process_ratio(
+    answer: Answer, samples: Sequence[Feeds], *, reference: int = 0, candidate: int = 1, by_sample: bool = False
+) -> float:
     """The log of the latency ratio of two models within one process; ``reference``, ``candidate``: their places."""
-    kinds = [tuple((name, array.shape) for name, array in sample.items()) for sample in samples]
+    kinds: list[Hashable] = [
+        i if by_sample else tuple((name, array.shape) for name, array in sample.items())
+        for i, sample in enumerate(samples)
+    ]
     first, second = answer.timings[reference].runs_ns, answer.timings[candidate].runs_ns
     return log_ratio(first, second, [kinds[i % len(kinds)] for i in range(len(first))])
 

@@ -153,7 +153,7 @@ def _held_back() -> Generator[None]:
 
 
 def _crash(code: int, stderr: str, subjects: Sequence[Subject]) -> ModelError:
-    models = " and ".join(dict.fromkeys(Path(s.path).name for s in subjects))
+    models = " and ".join(dict.fromkeys(Path(path).name for s in subjects for path in s.paths))
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from onnxopt.measurement.job import Answer, Effort, Job, Timing
 from onnxopt.measurement.load import Served, serve
 from onnxopt.measurement.memory import device_bytes, peak_rss_bytes
 from onnxopt.run.session import Feeds, Session, open_session
+from onnxopt.run.target import Target
 
 __all__ = ["answer", "end_when_orphaned", "is_steady", "main", "perform", "samples_of"]
 
@@ -72,17 +74,20 @@ def perform(job: Job) -> Answer:
     further: list[list[Run]] = []
     for k in range(count) if job.seed % 2 == 0 else reversed(range(count)):
         subject = job.subjects[k]
-        session = open_session(Path(subject.path), subject.target)
-        load_ns[k], fallback[k] = session.load_ns, tuple(str(node) for node in session.fallback)
-        feeds = [_as_taken(session, sample) for sample in samples]
+        sessions = [open_session(Path(path), subject.target) for path in subject.paths]
+        load_ns[k] = sum(session.load_ns for session in sessions)
+        fallback[k] = tuple(str(node) for session in sessions for node in session.fallback)
+        feeds = [[_as_taken(session, sample) for session in sessions] for sample in samples]
+        bind = partial(_bound, sessions, subject.target)
         for values in feeds:
             start = time.perf_counter_ns()
-            session.run(values)
+            for session, own in zip(sessions, values, strict=True):
+                session.run(own)
             first_run_ns[k] = first_run_ns[k] or time.perf_counter_ns() - start
-            runs[k].append(bound_run(session, subject.target, values))
-            host_runs[k].append(host_run(session, values))
+            runs[k].append(bind(values))
+            host_runs[k].append(_in_turn([host_run(s, own) for s, own in zip(sessions, values, strict=True)]))
             end_when_orphaned(job.parent)
-        further = [[bound_run(session, subject.target, v) for v in feeds] for _ in range(job.load.concurrency - 1)]
+        further = [[bind(values) for values in feeds] for _ in range(job.load.concurrency - 1)]
     gc.collect()
     gc.disable()
     warm_up = [len(samples) + (_warm_up(r, job) if job.effort.warm_up else 0) for r in runs]
@@ -106,6 +111,23 @@ def perform(job: Job) -> Answer:
         for k in range(count)
     )
     return Answer(timings, peak_rss_bytes(), device_bytes(job.subjects[0].target))
+
+
+def _bound(sessions: Sequence[Session], target: Target, feeds: Sequence[Feeds]) -> Run:
+    """One call of all sessions, on bound inputs and outputs."""
+    return _in_turn([bound_run(session, target, own) for session, own in zip(sessions, feeds, strict=True)])
+
+
+def _in_turn(runs: Sequence[Run]) -> Run:
+    """All of them as one run."""
+    if len(runs) == 1:
+        return runs[0]
+
+    def run() -> None:
+        for each in runs:
+            each()
+
+    return run
 
 
 def is_steady(times: Sequence[float], window: int) -> bool:

@@ -1,0 +1,41 @@
+"""The data of ``merge``: samples that fit the shared inputs, given or made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxopt.commands.common import Source
+from onnxopt.core.io import save
+from onnxopt.data.dataset import Dataset
+from onnxopt.data.sources import open_dataset
+from onnxopt.evaluate.made_up import made_up
+from onnxopt.merging.align import Alignment
+from onnxopt.merging.combine import finish, join
+from onnxopt.run.target import Target
+
+__all__ = ["open_shared"]
+
+MADE_UP = 8
+
+
+def open_shared(source: Source, alignment: Alignment, folder: Path, target: Target) -> Dataset:
+    """The data checked against the shared inputs, or made-up inputs that all members run on.
+
+    Raises:
+        DataError: They do not fit, or no made-up inputs do.
+    """
+    if source.path is not None:
+        return open_dataset(
+            source.path,
+            alignment.inputs,
+            labels=source.labels,
+            preprocess=source.preprocess,
+            samples=source.samples,
+            seed=source.seed,
+        )
+    joined = join(alignment)
+    probe = folder / "probe.onnx"
+    for value in joined.values[1:]:
+        joined.model.graph.outputs.append(value)
+    save(finish(joined, joined.values[0], alignment.members[0].spec), probe)
+    return made_up(probe, alignment.inputs, target, samples=source.samples or MADE_UP, seed=source.seed)

@@ -1,0 +1,1 @@
+"""Several models in one file: alignment, ways to combine them, shared work."""

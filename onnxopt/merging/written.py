@@ -1,0 +1,133 @@
+"""Builds the file of an ensemble and compares it with the numpy ensemble of separate sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.core.check import problems
+from onnxopt.core.draw import Drawing
+from onnxopt.core.io import save
+from onnxopt.core.query import Model, TensorSpec
+from onnxopt.core.tensors import Array
+from onnxopt.data.dataset import Dataset
+from onnxopt.errors import InputError, VerificationError
+from onnxopt.merging.align import Alignment
+from onnxopt.merging.combine import finish, join, spec_value
+from onnxopt.merging.rules import Combination
+from onnxopt.merging.trunk import Shared, share_work
+from onnxopt.run.session import open_session
+from onnxopt.run.target import Target
+
+__all__ = ["Difference", "build", "output_spec", "save_checked", "verify_outputs"]
+
+TOLERANCE = 1e-5
+"""Largest difference from the numpy ensemble, relative to its largest magnitude (from 1 up)."""
+TOLERANCES = {"float16": 2e-3, "bfloat16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a written ensemble is from separate sessions.
+
+    Attributes:
+        samples: Calls that were compared.
+        max_abs: Largest absolute difference.
+    """
+
+    samples: int
+    max_abs: float
+
+
+def build(alignment: Alignment, combination: Combination, *, share: bool = True) -> tuple[Model, Shared]:
+    """The ensemble as one model, with equal work done once where ``share`` says so."""
+    chosen = [alignment.members[k] for k in combination.keep]
+    joined = join(alignment, chosen)
+    spec = output_spec(alignment)
+    drawing = Drawing(joined.editor, joined.model.graph, "ensemble")
+    output = combination.draw(drawing, joined.values, spec_value(spec).dtype or ir.DataType.FLOAT)
+    model = finish(joined, output, spec)
+    return share_work(model) if share else (model, Shared(0, 0, 0))
+
+
+def output_spec(alignment: Alignment) -> TensorSpec:
+    """The ensemble's output: called, typed and shaped as that of the first member."""
+    first = alignment.members[0]
+    spec, symbols = first.spec, alignment.symbols[0]
+    shape = spec.shape
+    if shape is not None:
+        bound = _bound(alignment)
+        shape = tuple(bound.get(d, symbols.get(d, d)) if isinstance(d, str) else d for d in shape)
+    return replace(spec, shape=shape)
+
+
+def _bound(alignment: Alignment) -> dict[str, int | str]:
+    """Free sizes of the first member's inputs that another member fixes."""
+    found: dict[str, int | str] = {}
+    first = alignment.members[0]
+    shared = {spec.name: spec for spec in alignment.inputs}
+    for spec in first.inputs:
+        if spec.name in first.adapters:
+            continue
+        other = shared[first.feeds[spec.name]].shape
+        if spec.shape is None or other is None:
+            continue
+        for own, size in zip(spec.shape, other, strict=True):
+            if isinstance(own, str) and size is not None:
+                found[own] = size
+    return found
+
+
+def save_checked(model: Model, path: Path, target: Target) -> None:
+    """Writes the model where nothing else looks, checks and loads it.
+
+    Raises:
+        VerificationError: It is not valid, or ONNX Runtime does not load it.
+    """
+    save(model, path)
+    found = problems(path)
+    if found:
+        raise VerificationError(
+            f"the merged model is not valid: {found[0]}", where=path.name, fix="report the members that show it"
+        )
+    try:
+        open_session(path, target)
+    except InputError as error:
+        raise VerificationError(
+            f"the merged model does not load: {error.what}", where=path.name, fix="report the members that show it"
+        ) from error
+
+
+def verify_outputs(path: Path, data: Dataset, expected: Sequence[Array], target: Target) -> Difference:
+    """The largest difference from what separate sessions and numpy give.
+
+    Raises:
+        VerificationError: It is above the tolerance.
+    """
+    session = open_session(path, target)
+    largest = 0.0
+    for sample, wanted in zip(data, expected, strict=False):
+        found = session.run(sample.feeds)[session.outputs[0]]
+        name = session.outputs[0]
+        if found.shape != wanted.shape:
+            raise _failure(f"output {name!r} has shape {list(found.shape)} instead of {list(wanted.shape)}", path)
+        finite = np.isfinite(wanted)
+        gap = np.abs(found.astype(np.float64) - wanted)[finite]
+        magnitude = max(1.0, float(np.abs(wanted[finite]).max(initial=0.0)))
+        limit = TOLERANCES.get(found.dtype.name, TOLERANCE) * magnitude
+        if float(gap.max(initial=0.0)) > limit:
+            raise _failure(f"it differs from separate sessions by {gap.max():.3g}, allowed {limit:.3g}", path)
+        largest = max(largest, float(gap.max(initial=0.0)))
+    return Difference(min(len(expected), len(data)), largest)
+
+
+def _failure(what: str, path: Path) -> VerificationError:
+    return VerificationError(
+        f"the merged model is not the ensemble of its members: {what}",
+        where=path.name,
+        fix="nothing was written; report the members that show it",
+    )
