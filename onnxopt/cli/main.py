@@ -28,6 +28,8 @@ COMMANDS = {
     "inspect": "What a model is made of, and which nodes would be quantized.",
     "optimize": "Clean-ups and folds that leave the outputs as they are.",
     "quantize": "INT8, static or dynamic: the fastest within the accuracy budget.",
+    "distill": "Training of a model's weights towards the answers of a teacher.",
+    "finetune": "Training of a model's weights on labelled data.",
     "compare": "Accuracy of a model against its reference, with bounds and drift.",
     "bench": "Latency of models, compared in pairs in fresh processes.",
     "gate": "Limits on latency, accuracy, size and memory against a baseline, for CI.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import onnxruntime as ort
 
@@ -17,7 +17,6 @@ from onnxopt.core.query import Model
 from onnxopt.core.report import JSON
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.env import relevant_isa
-from onnxopt.passes.base import Pass
 
 __all__ = ["sources", "stamp"]
 
@@ -25,10 +24,16 @@ KEY = "onnxopt"
 SCHEMA = 1
 
 
+class Step(Protocol):
+    """A part of a recipe: a frozen dataclass with a name, for instance a pass."""
+
+    name: ClassVar[str]
+
+
 def stamp(
     model: Model,
     source: Path,
-    passes: Sequence[Pass],
+    passes: Sequence[Step],
     *,
     changes: Mapping[str, int],
     verdict: Mapping[str, JSON],
@@ -61,6 +66,6 @@ def sources(model: Model) -> tuple[str, ...]:
         return ()
 
 
-def _options(item: Pass) -> dict[str, JSON]:
+def _options(item: Step) -> dict[str, JSON]:
     fields = json.loads(json.dumps(asdict(item), default=str))  # pyright: ignore[reportArgumentType]
     return {key: value for key, value in fields.items() if value not in ([], None)}

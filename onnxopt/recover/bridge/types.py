@@ -107,7 +107,7 @@ def tensor_from(array: Array) -> Tensor:
         return _from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     if kind.name in ("uint16", "uint32", "uint64"):
         return _from_numpy(array.astype(np.int32 if kind.name == "uint16" else np.int64))
-    if kind.isbuiltin != 1:
+    if kind.type.__module__ != "numpy":
         small = np.uint8 if kind.name.startswith("uint") else np.int8 if kind.name.startswith("int") else np.float32
         return _from_numpy(array.astype(small))
     return _from_numpy(np.array(array))
@@ -129,4 +129,5 @@ def integers(value: Tensor) -> list[int]:
 
 
 def _from_numpy(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)  # pyright: ignore[reportUnknownMemberType]
+    plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return torch.from_numpy(plain).reshape(array.shape)  # pyright: ignore[reportUnknownMemberType]

@@ -153,5 +153,5 @@ def _is_trainable(leaf: Found, *, alone: bool) -> bool:
     if tensor.dtype not in FLOATS or (alone and tensor.size == 1):
         return False
     with borrow(tensor) as array:
-        wide = np.abs(array.astype(np.float32)) if array.dtype.isbuiltin != 1 else np.abs(array)
+        wide = np.abs(array.astype(np.float32)) if array.dtype.type.__module__ != "numpy" else np.abs(array)
         return bool(wide.size) and float(wide.max()) < HUGE  # false for NaN too
