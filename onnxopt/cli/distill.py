@@ -33,8 +33,14 @@ LOSSES = ("auto", "kl", "mse", "cosine")
 @output_options
 @click.option("--loss", type=click.Choice(LOSSES), default="auto", show_default=True)
 @click.option("--temperature", type=NonNegative(min=0, min_open=True), default=2.0, show_default=True, metavar="T")
-@click.option("--teacher-weight", type=click.FloatRange(0, 1), default=0.9, show_default=True, metavar="X",
-              help="Share of the teacher in the loss where there are labels.")
+@click.option(
+    "--teacher-weight",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    metavar="X",
+    help="Share of the teacher in the loss where there are labels.",
+)
 @click.option("--match", multiple=True, metavar="VALUE[=TEACHERS]", help="Inner values that are to be alike too.")
 @click.option("--feature-weight", type=NonNegative(min=0), default=1.0, show_default=True, metavar="X")
 @training_options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -56,5 +55,3 @@ def recipe(options: Mapping[str, Any], **more: Any) -> Training:
     names = ("steps", "batch", "optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "clip", "augment",
              "patience", "freeze", "seed")  # fmt: skip
     return Training(**{name: options[name] for name in names}, **more)
-
-

@@ -73,7 +73,9 @@ def distill(
         OnnxoptError: A model, the data or an option cannot be used, or the output cannot be written.
     """
     if not teachers:
-        raise UsageError("there is no teacher", where="--teacher", fix="name one, or use `onnxopt finetune` with labels")
+        raise UsageError(
+            "there is no teacher", where="--teacher", fix="name one, or use `onnxopt finetune` with labels"
+        )
     return _train(
         "distill", path, teachers, output, source, recipe, eval_data, metric, output_name, target, time_limit,
         tensorboard, keep_failing, dry_run, progress,

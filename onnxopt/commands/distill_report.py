@@ -83,7 +83,9 @@ def train_report(
     }
     notes = [*course.notes, Note("latency", "not measured", FIXED), *data_notes(judged)]
     if state.stopped:
-        notes.insert(0, Note("training", "stopped", f"{state.stopped}; the weights are those of step {state.best_step}"))
+        notes.insert(
+            0, Note("training", "stopped", f"{state.stopped}; the weights are those of step {state.best_step}")
+        )
     return Report(command, verdict, data, tuple(tables), tuple(notes)), verdict.status is Status.PASS
 
 
@@ -140,9 +142,9 @@ def _count(sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def _recipe_table(course: Course) -> Table:
-    options = {**asdict(course.recipe), "lr": course.peak, "device": course.device}
-    rows = tuple((name, ", ".join(map(str, v)) if isinstance(v, tuple) else v) for name, v in options.items())
-    return Table("Recipe", ("option", "value"), cast("tuple[tuple[str, str], ...]", rows))
+    options = cast("dict[str, object]", {**asdict(course.recipe), "lr": course.peak, "device": course.device})
+    rows = tuple((name, str(value).strip("()")) for name, value in options.items())
+    return Table("Recipe", ("option", "value"), rows)
 
 
 def _losses(state: State) -> tuple[tuple[int, float | None, float, float | None], ...]:

@@ -70,16 +70,16 @@ def varied(
 
 
 def _shift(image: Array, axis: int, rng: np.random.Generator) -> Array:
-    size = image.shape[axis]
+    size = int(image.shape[axis])
     by = int(rng.integers(-(size // 8), size // 8 + 1))
-    return np.take(image, (np.arange(size) + by).clip(0, size - 1), axis)
+    return np.take(image, np.clip(np.arange(size) + by, 0, size - 1), axis)
 
 
 def _crop(image: Array, axis: int, rng: np.random.Generator) -> Array:
-    size = image.shape[axis]
+    size = int(image.shape[axis])
     length = rng.uniform(0.75, 1.0) * (size - 1)
     start = rng.uniform(0, size - 1 - length) if size > 1 else 0.0
-    place = start + np.linspace(0, length, size)
+    place: Array = start + np.linspace(0, length, size)
     low = np.floor(place).astype(np.int64).clip(0, size - 1)
     share = (place - low).reshape([-1 if i == axis else 1 for i in range(image.ndim)])
     mixed = np.take(image, low, axis) * (1 - share) + np.take(image, (low + 1).clip(0, size - 1), axis) * share

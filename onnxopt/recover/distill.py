@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onnxopt.core.io import content_hash, save
-from onnxopt.core.query import Model, input_specs, nodes, output_specs
+from onnxopt.core.io import content_hash, load, save
+from onnxopt.core.query import Model, input_specs, output_specs
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.data.batch import batch_axes
 from onnxopt.data.dataset import Dataset, Sample
-from onnxopt.errors import DataError, ModelError, NothingChangedError, UsageError, nearest
+from onnxopt.errors import DataError, NothingChangedError, UsageError
 from onnxopt.passes.base import Context
 from onnxopt.recover.augment import image_axes, varied
 from onnxopt.recover.bridge.module import Bridge
+from onnxopt.recover.choices import check_labels, choose_heads, freeze, labelled_head, usual_rate
 from onnxopt.recover.events import Events
-from onnxopt.recover.heads import Head, choose_head, combine
+from onnxopt.recover.heads import Head, combine
 from onnxopt.recover.options import Training
 from onnxopt.recover.samples import Call, Joining, Reader, Split, chosen, find_joining, group, split_three
 from onnxopt.recover.state import State
@@ -34,8 +34,6 @@ __all__ = ["Course", "prepare", "recover_by_distillation", "run"]
 
 EXAMPLES = 8
 """Samples that are looked at to choose losses and to find out how samples are joined."""
-CAREFUL = frozenset({"LayerNormalization", "RMSNormalization", "SkipLayerNormalization", "Attention"})
-"""Operators of networks that take smaller steps."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +117,21 @@ def prepare(
     if "mixup" in recipe.augment and not teachers:
         raise UsageError("mixed images have no label", where="--augment mixup", fix="leave mixup out")
     axes = image_axes(specs[0], recipe.augment)
-    opened = tuple(
-        open_teacher(path, specs, ctx.target, ctx.workdir, features=recipe.features) for path in teachers
-    )
+    opened = tuple(open_teacher(path, specs, ctx.target, ctx.workdir, features=recipe.features) for path in teachers)
     recipe = replace(recipe, teachers=tuple(t.digest for t in opened))
     examples = [split.train[i] for i in range(min(EXAMPLES, len(split.train)))]
     names = [s.name for s in specs[1] if not opened or s.name in opened[0].outputs]
     primary = output or specs[1][0].name
     said = [opened[0].answer(s.feeds) for s in examples] if opened else _own_answers(model, examples)
-    heads, skipped = _heads([primary] if not opened else names, said, recipe)
-    labelled = _labelled(primary, heads, split, bool(opened), recipe)
+    heads, skipped = choose_heads([primary] if not opened else names, said, recipe)
+    labelled = labelled_head(primary, heads, split, bool(opened), recipe)
     if "mixup" in recipe.augment and labelled is not None:
         raise UsageError(
             "mixed images have no label", where="--augment mixup", fix="leave mixup out, or use --teacher-weight 1"
         )
     features = [own for own, _ in recipe.features]
     bridge = Bridge(model, outputs=[h.name for h in heads] + features, device=device)
-    frozen = _freeze(bridge, recipe.freeze)
+    frozen = freeze(bridge, recipe.freeze)
     if not any(p.requires_grad for p in bridge.parameters()):
         raise NothingChangedError(
             "no weight is left to train", where="the graph of the student", fix="freeze less, or train another model"
@@ -147,14 +143,16 @@ def prepare(
             check_answers(teacher.answer(examples[0].feeds), first, teacher.path.name)
     wanted = batch_axes(specs[0]) or {s.name: 0 for s in specs[0] if s.shape is None or s.shape}
     joining = find_joining(bridge.run, wanted, examples)
-    peak = recipe.lr if recipe.lr is not None else _usual_rate(model, recipe)
+    peak = recipe.lr if recipe.lr is not None else usual_rate(model, recipe)
     notes = [*skipped, *frozen]
     if joining is None and recipe.batch > 1:
-        notes.append(Note("batches", "single", "samples cannot be joined to one call of this graph: they run one by one"))
+        notes.append(
+            Note("batches", "single", "samples cannot be joined to one call of this graph: they run one by one")
+        )
     if axes and recipe.augment:
         notes.append(Note(", ".join(axes), "varied", " and ".join(recipe.augment)))
     if labelled is not None:
-        _check_labels(labelled, first[labelled.name], split)
+        check_labels(labelled, first[labelled.name], split)
     return Course(model, bridge, recipe, peak, heads, labelled, opened, split, joining, tuple(notes), device)
 
 
@@ -223,7 +221,7 @@ def _lesson(course: Course, ctx: Context) -> Lesson:
     recipe, split = course.recipe, course.split
     train_reader, watched_reader = Reader(split.train), Reader(split.watched)
     axes = image_axes(input_specs(course.model), recipe.augment)
-    is_free = course.joining is not None and all(batch_axes(_specs(t)) for t in course.teachers)
+    is_free = course.joining is not None and all(map(_takes_batches, course.teachers))
     kept = None if recipe.augment else _all_answers(course, split.train, ctx)
     seen = _all_answers(course, split.watched, ctx)
 
@@ -231,7 +229,7 @@ def _lesson(course: Course, ctx: Context) -> Lesson:
         if known is not None:
             return group(samples, known, course.joining)
         if is_free:
-            plain = group(samples, [{}] * len(samples), course.joining)
+            plain = group(samples, _no_answers(len(samples)), course.joining)
             return [replace(call, answers=course.answer(call.feeds)) for call in plain]
         return group(samples, [course.answer(s.feeds) for s in samples], course.joining)
 
@@ -256,7 +254,7 @@ def _lesson(course: Course, ctx: Context) -> Lesson:
 def _all_answers(course: Course, data: Dataset, ctx: Context) -> list[dict[str, Array]] | None:
     """The answers on all samples, where they fit in memory; without teachers there are none."""
     if not course.teachers:
-        return [{}] * len(data)
+        return _no_answers(len(data))
     each = [teacher.all_answers(data, ctx.progress) for teacher in course.teachers]
     found = [answers for answers in each if answers is not None]
     if len(found) < len(each):
@@ -264,107 +262,17 @@ def _all_answers(course: Course, data: Dataset, ctx: Context) -> list[dict[str, 
     return [course.combined([answers[i] for answers in found]) for i in range(len(data))]
 
 
-def _specs(teacher: Teacher):  # noqa: ANN202
-    from onnxopt.core.io import load
+def _no_answers(count: int) -> list[dict[str, Array]]:
+    return [dict[str, Array]() for _ in range(count)]
 
-    return input_specs(load(teacher.path))
+
+def _takes_batches(teacher: Teacher) -> bool:
+    return bool(batch_axes(input_specs(load(teacher.path))))
 
 
 def _own_answers(model: Model, samples: Sequence[Sample]) -> list[dict[str, Array]]:
     bridge = Bridge(model, train=False, promote=False)
     return [bridge.run(s.feeds) for s in samples]
-
-
-def _heads(
-    names: Sequence[str], said: Sequence[Mapping[str, Array]], recipe: Training
-) -> tuple[tuple[Head, ...], list[Note]]:
-    heads: list[Head] = []
-    notes: list[Note] = []
-    for name in names:
-        head = choose_head(name, [a[name] for a in said], recipe.loss)
-        if head is None:
-            notes.append(Note(name, "skipped", "an output that holds no floats is not trained"))
-        else:
-            heads.append(head)
-    if not heads:
-        raise ModelError(
-            "no output can be trained: none holds floats",
-            where=", ".join(names),
-            fix="give a model whose outputs are scores (before ArgMax or TopK)",
-        )
-    return tuple(heads), notes
-
-
-def _labelled(primary: str, heads: Sequence[Head], split: Split, has_teacher: bool, recipe: Training) -> Head | None:
-    if not split.train.has_labels or (has_teacher and recipe.teacher_weight == 1):
-        return None
-    found = next((h for h in heads if h.name == primary), None)
-    if found is None and not has_teacher:
-        known = [h.name for h in heads]
-        raise UsageError(f"labels cannot teach the output {primary!r}", where="--output-name", fix=nearest(primary, known))
-    return found
-
-
-def _freeze(bridge: Bridge, patterns: Sequence[str]) -> list[Note]:
-    """Freezes the weights that the patterns name: by their own name, or by the name or type of a node that reads them.
-
-    Raises:
-        UsageError: A pattern matches nothing.
-    """
-    notes: list[Note] = []
-    for pattern in patterns:
-        found = [
-            w
-            for w in bridge.weights
-            if fnmatch.fnmatchcase(w.name, pattern)
-            or any(fnmatch.fnmatchcase(label, pattern) or op == pattern for label, op in w.readers)
-        ]
-        if not found:
-            known = [w.name for w in bridge.weights] + [n for w in bridge.weights for r in w.readers for n in r]
-            raise UsageError(f"the pattern {pattern!r} matches no weight", where="--freeze", fix=nearest(pattern, known))
-        for weight in found:
-            weight.parameter.requires_grad_(False)
-        notes.append(Note(pattern, "frozen", f"{len(found)} weights stay as they are"))
-    return notes
-
-
-def _usual_rate(model: Model, recipe: Training) -> float:
-    small = any(node.op_type in CAREFUL for node in nodes(model))
-    base = 1e-2 if recipe.optimizer in ("sgd", "momentum") else 1e-3
-    return base / 10 if small else base
-
-
-def _check_labels(head: Head, output: Array, split: Split) -> None:
-    """Raises when a label is no class of the output.
-
-    Raises:
-        DataError: It is not.
-    """
-    for data in (split.train, split.watched):
-        for index in range(len(data)):
-            labels = data[index].labels
-            if labels is None:
-                raise DataError("a sample has no labels", where=f"{data.source}, sample {index}", fix="label all samples")
-            array = np.atleast_1d(labels)
-            if array.dtype.kind not in "iub":
-                if array.dtype.kind != "f":
-                    raise DataError(
-                        f"labels of type {array.dtype.name} cannot teach",
-                        where=data.source,
-                        fix="give class numbers, or numbers in the shape of the output",
-                    )
-                return
-            many = head.kind in ("bce", "mse") and array.size == output.size
-            by_last = array.shape == output.shape[:-1] or output.ndim == 2
-            classes = 2 if many else output.shape[-1] if by_last else output.shape[1]
-            padding = array < 0 if array.ndim > 1 else np.zeros(array.shape, bool)
-            bad = array[~padding & ((array < 0) | (array >= classes))]
-            if bad.size:
-                raise DataError(
-                    f"label {int(bad.flat[0])} with {classes} classes",
-                    where=f"{data.source}, output {head.name!r}",
-                    fix=f"give class numbers from 0 to {classes - 1}",
-                )
 
 
 def _key(course: Course, ctx: Context) -> str:

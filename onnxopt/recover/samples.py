@@ -113,9 +113,7 @@ class Call:
     share: float
 
 
-def group(
-    samples: Sequence[Sample], answers: Sequence[Mapping[str, Array]], joining: Joining | None
-) -> list[Call]:
+def group(samples: Sequence[Sample], answers: Sequence[Mapping[str, Array]], joining: Joining | None) -> list[Call]:
     """The samples as calls: those of equal shapes joined where that can be done, else one by one."""
     total = len(samples)
     if joining is None:
@@ -182,7 +180,9 @@ def _is_joined(whole: Array, parts: Sequence[Array], axis: int) -> bool:
 def _shapes(sample: Sample, axes: Mapping[str, int]) -> tuple[object, ...]:
     """What must be equal in samples that are joined; of inputs that are shared, their values."""
     return tuple(
-        (name, tuple(n for i, n in enumerate(array.shape) if i != axes[name])) if name in axes else (name, array.tobytes())
+        (name, tuple(n for i, n in enumerate(array.shape) if i != axes[name]))
+        if name in axes
+        else (name, array.tobytes())
         for name, array in sorted(sample.feeds.items())
     )
 

@@ -137,9 +137,7 @@ def open_teacher(
     return Teacher(path, session, inputs, taught, content_hash(path), target)
 
 
-def _matched(
-    kind: str, path: Path, own: Sequence[TensorSpec], theirs: Sequence[TensorSpec]
-) -> dict[str, str]:
+def _matched(kind: str, path: Path, own: Sequence[TensorSpec], theirs: Sequence[TensorSpec]) -> dict[str, str]:
     """Names of the teacher -> names of the student.
 
     Raises:

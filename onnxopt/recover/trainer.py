@@ -116,7 +116,11 @@ def train(
                     _look(bridge, lesson, recipe, state, weights, (sums[0] / max(1, sums[1]), rate))
                 state.stopped = state.stopped or f"the time limit of {time_limit:g} s after step {state.step}"
             at_look = state.step % every == 0
-            if checkpoint is not None and at_look and (time.monotonic() - saved > SAVE_SECONDS or _is_first(state, every)):
+            if (
+                checkpoint is not None
+                and at_look
+                and (time.monotonic() - saved > SAVE_SECONDS or _is_first(state, every))
+            ):
                 state.parameters, state.optimizer = _copies(weights), optimizer.state_dict()
                 save_state(checkpoint, state, key)
                 saved = time.monotonic()
@@ -129,7 +133,7 @@ def deterministic(threads: int, seed: int) -> Generator[None]:
     """Torch on so many threads with kernels that give the same bits every time; the old settings return."""
     before, mode = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)

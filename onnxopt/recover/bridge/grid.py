@@ -1,7 +1,7 @@
 """Weights that the graph stores as integer codes: trained as floats that are rounded onto their grid in every step.
 
-Source of the layout of ``com.microsoft::MatMulNBits``: its operator schema; ``w = (code - zero) scale``, codes of 4 bits
-two to a byte, the first in the low half.
+Source of the layout of ``com.microsoft::MatMulNBits``: its operator schema; ``w = (code - zero) scale``, codes of
+4 bits two to a byte, the first in the low half.
 """
 
 from __future__ import annotations
@@ -103,4 +103,3 @@ def _packed(codes: Array, packing: Packing) -> Array:
     if packing.bits == 4:
         wide = wide[:, ::2] | (wide[:, 1::2] << 4)
     return np.ascontiguousarray(wide).reshape(packing.rows, packing.blocks, packing.block * packing.bits // 8)
-

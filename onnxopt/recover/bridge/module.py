@@ -15,37 +15,18 @@ from onnxopt.core.tensors import Array
 from onnxopt.errors import ModelError, nearest
 from onnxopt.passes.constants import tensor_of
 from onnxopt.passes.rewrite.inline import InlineFunctions
-from onnxopt.recover.bridge import registry
 from onnxopt.recover.bridge.grid import Grid
 from onnxopt.recover.bridge.ops.blocks import block_product, product_grid
 from onnxopt.recover.bridge.ops.quantize import spread
 from onnxopt.recover.bridge.site import Function, Site, find
 from onnxopt.recover.bridge.types import INTEGER_RANGE, Types, array_of
 from onnxopt.recover.bridge.weights import Found, find_weights
+from onnxopt.recover.bridge.writing import Weight, writable, write_weights
 
 __all__ = ["Bridge", "Weight"]
 
 MISSING = 0
 """The slot of an input that is left out."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A trained constant.
-
-    Attributes:
-        name: Of the initializer, or of the output of the Constant.
-        parameter: Its values; of integer codes: what they stand for.
-        grid: The values that it may take; ``None``: any.
-        kind: The type in which it is stored.
-        readers: Labels and operators of the nodes that read it.
-    """
-
-    name: str
-    parameter: torch.nn.Parameter
-    grid: Grid | None
-    kind: ir.DataType
-    readers: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +83,7 @@ class Bridge(torch.nn.Module):
         self._inputs = {v.name or "": self._slot(v) for v in graph.inputs if v.name not in graph.initializers}
         needed = _needed([values[name] for name in names])
         found = find_weights(own) if train else {}
-        written = {*_initializers(model), *(v.name for n in model.graph if n.op_type == "Constant" for v in n.outputs)}
+        written = writable(model)
         self.weights: list[Weight] = []
         self._parameter_slots: list[int] = []
         self._grids: list[Grid | None] = []
@@ -144,32 +125,7 @@ class Bridge(torch.nn.Module):
 
     def write(self, model: Model) -> int:
         """Puts the weights into the constants of ``model`` that they came from; the number of those that changed."""
-        initializers = _initializers(model)
-        constants = {v.name: n for n in model.graph if n.op_type == "Constant" for v in n.outputs}
-        count = 0
-        for weight in self.weights:
-            value = initializers.get(weight.name)
-            old = tensor_of(value if value is not None else constants[weight.name].outputs[0])
-            if old is None:
-                continue
-            new = self._stored(weight, old)
-            if new.tobytes() == old.tobytes():
-                continue
-            count += 1
-            if value is not None:
-                value.const_value = new
-            else:
-                _set_constant(constants[weight.name], new)
-        return count
-
-    def _stored(self, weight: Weight, old: ir.TensorProtocol) -> ir.Tensor:
-        if weight.grid is not None:
-            array = weight.grid.encoded(weight.parameter, weight.kind).reshape(old.shape.numpy())
-        else:
-            array = array_of(weight.parameter, weight.kind)
-        return ir.Tensor(
-            array, dtype=weight.kind, name=old.name, doc_string=old.doc_string, metadata_props=dict(old.metadata_props)
-        )
+        return write_weights(model, self.weights)
 
     def _slot(self, value: ir.Value, content: Tensor | None = None) -> int:
         if value not in self._slots:
@@ -263,7 +219,7 @@ class Bridge(torch.nn.Module):
         step = spread(wide, shape, axis, block)
         start = None if zero is None else spread(zero, shape, axis, block).to(wide.dtype)
         self._add(found, Grid(step, start, *INTEGER_RANGE[tensor.dtype]))
-        return _Step(lambda x: x, (self._parameter_slots[-1],), self._output_slots(node), site.where)
+        return _Step(_same, (self._parameter_slots[-1],), self._output_slots(node), site.where)
 
     def _input_slots(self, node: ir.Node) -> tuple[int, ...]:
         return tuple(self._slots[v] for v in node.inputs)
@@ -288,13 +244,13 @@ class Bridge(torch.nn.Module):
             env[slot] = value
 
 
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:
     found = {v.name or "": v for v in (*graph.inputs, *graph.initializers.values())}
     return found | {v.name: v for node in graph for v in node.outputs if v.name}
-
-
-def _initializers(model: Model) -> Mapping[str, ir.Value]:
-    return model.graph.initializers
 
 
 def _needed(values: Sequence[ir.Value]) -> set[ir.Node]:
@@ -308,11 +264,3 @@ def _needed(values: Sequence[ir.Value]) -> set[ir.Node]:
         found.add(node)
         left += [v.producer() for v in node.inputs if v is not None]
     return found
-
-
-def _set_constant(node: ir.Node, tensor: ir.Tensor) -> None:
-    name = next(n for n in node.attributes if n.startswith("value"))
-    if name == "value":
-        node.attributes[name] = ir.AttrTensor(name, tensor)
-    elif name == "value_floats":
-        node.attributes[name] = ir.AttrFloat32s(name, [float(v) for v in tensor.numpy().reshape(-1)])

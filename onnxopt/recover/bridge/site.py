@@ -1,10 +1,10 @@
-"""A node as its operator sees it when it is compiled: attributes, constant inputs, types; and the table of operators."""
+"""A node as its operator sees it when it is compiled; and the table of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -158,4 +158,4 @@ def find(site: Site) -> Build:
             f"the operator {name}{since} is not known to the trainer",
             "train a model without it; `onnxopt optimize` may fold it away",
         )
-    return cast(Build, versions[max(fitting)])
+    return versions[max(fitting)]

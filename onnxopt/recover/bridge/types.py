@@ -17,7 +17,7 @@ from torch import Tensor
 from onnxopt.core.tensors import Array
 from onnxopt.errors import ModelError
 
-__all__ = ["INTEGER_RANGE", "Types", "array_of", "integers", "tensor_from"]
+__all__ = ["INTEGER_RANGE", "Types", "array_of", "floats", "integers", "norm", "tensor_from"]
 
 _D = ir.DataType
 _TYPES: dict[ir.DataType, torch.dtype] = {
@@ -126,6 +126,17 @@ def integers(value: Tensor) -> list[int]:
     """The elements of an integer tensor, as Python numbers."""
     flat = cast("Callable[[], list[int]]", value.reshape(-1).tolist)  # pyright: ignore[reportUnknownMemberType]
     return flat()
+
+
+def floats(value: Tensor) -> list[float]:
+    """The elements of a tensor, as Python numbers."""
+    flat = cast("Callable[[], list[float]]", value.double().reshape(-1).tolist)  # pyright: ignore[reportUnknownMemberType]
+    return flat()
+
+
+def norm(x: Tensor, p: float, axes: int | list[int], *, keep: bool) -> Tensor:
+    """The p-norm over axes."""
+    return torch.linalg.vector_norm(x, p, axes, keep)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _from_numpy(array: Array) -> Tensor:

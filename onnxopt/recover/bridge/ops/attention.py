@@ -76,7 +76,7 @@ def _bias(scores: Tensor, mask: Tensor | None) -> Tensor:
         mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
     missing = scores.shape[-1] - mask.shape[-1]
     mask = F.pad(mask, (0, missing), value=-math.inf) if missing > 0 else mask
-    return mask.expand(torch.broadcast_shapes(mask.shape, (1, 1, *scores.shape[-2:])))
+    return mask + torch.zeros((1, 1, *scores.shape[-2:]), dtype=mask.dtype, device=mask.device)
 
 
 def _offset(q: Tensor, past: Tensor | None, lengths: Tensor | None) -> Tensor:

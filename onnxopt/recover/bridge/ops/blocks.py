@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from onnxopt.recover.bridge.grid import Grid, Packing, unpacked
 from onnxopt.recover.bridge.site import MICROSOFT, Function, Site, operator
 
-PLAIN = "quantize the float model again; the trainer reads weights in blocks as `onnxopt quantize --mode weights` writes them"
+PLAIN = "quantize the float model again: the trainer knows the form that `onnxopt quantize --mode weights` writes"
 
 
 def product_grid(site: Site) -> Grid:
@@ -47,7 +49,12 @@ def matmul_blocks(site: Site) -> Function:
         raise site.refuse("a weight that is computed", PLAIN)
     weight = product_grid(site).decoded(stored)
     product = block_product(site)
-    return lambda x, second, *rest: product(x, weight, *rest)
+
+    def run(x: Tensor, second: Tensor, *rest: Tensor | None) -> Tensor | Sequence[Tensor]:
+        del second
+        return product(x, weight, *rest)
+
+    return run
 
 
 def block_product(site: Site) -> Function:
@@ -77,4 +84,9 @@ def gather_blocks(site: Site) -> Function:
         rows = torch.stack([zeros & 15, zeros >> 4], -1).reshape(packing.rows, -1) if bits == 4 else zeros
         zero = _each(rows[:, : packing.blocks], packing)
     table = (codes - zero) * _each(scale, packing)
-    return lambda data, index, *rest: F.embedding(index.long(), table)
+
+    def run(data: Tensor, index: Tensor, *rest: Tensor | None) -> Tensor:
+        del data, rest
+        return F.embedding(index.long(), table)
+
+    return run

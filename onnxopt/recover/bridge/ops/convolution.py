@@ -102,7 +102,11 @@ def grid_sample(site: Site) -> Function:
     words = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest"}
     mode = words.get(site.string("mode", "linear"), "bicubic")
     padding, corners = site.string("padding_mode", "zeros"), bool(site.int("align_corners", 0))
-    return lambda x, grid: F.grid_sample(x, grid, mode, padding, corners)
+
+    def run(x: Tensor, grid: Tensor) -> Tensor:
+        return F.grid_sample(x, grid, mode, padding, corners)
+
+    return run
 
 
 @operator("Col2Im")
@@ -117,8 +121,8 @@ def col_to_im(site: Site) -> Function:
         around = pads or [0] * (2 * rank)
         if rank != 2 or around[:2] != around[2:]:
             raise site.refuse("columns of other than two dimensions, or padded unequally")
-        return F.fold(x, size, kernel, dilations or 1, around[:2], strides or 1)
+        return F.fold(
+            x, tuple(size), tuple(kernel), tuple(dilations or (1, 1)), tuple(around[:2]), tuple(strides or (1, 1))
+        )
 
     return run
-
-

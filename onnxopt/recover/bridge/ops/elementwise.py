@@ -22,7 +22,7 @@ UNARY: dict[str, Unary] = {
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
-    "Det": torch.linalg.det,
+    "Det": torch.det,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
@@ -137,17 +137,23 @@ def several(site: Site) -> Function:
 def clip(site: Site) -> Function:
     """Values brought into a range; the ends are attributes before opset 11."""
     if site.version < 11:
-        least, most = site.float("min", -math.inf), site.float("max", math.inf)
-        return lambda x: torch.clamp(x, least, most)
+        return _clamp(site.float("min", -math.inf), site.float("max", math.inf))
     low, high = site.number(1, "", None), site.number(2, "", None)
     is_known = all(not site.has(i) or site.constant(i) is not None for i in (1, 2))
     if is_known:
-        a, b = low(None), high(None)
-        return lambda x, *ends: x if a is None and b is None else torch.clamp(x, a, b)
+        return _clamp(low(None), high(None))
 
     def run(x: Tensor, least: Tensor | None = None, most: Tensor | None = None) -> Tensor:
         x = x if least is None else torch.maximum(x, least)
         return x if most is None else torch.minimum(x, most)
+
+    return run
+
+
+def _clamp(least: float | None, most: float | None) -> Function:
+    def run(x: Tensor, *ends: Tensor | None) -> Tensor:
+        del ends
+        return x if least is None and most is None else torch.clamp(x, least, most)
 
     return run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -27,8 +29,12 @@ def constant(site: Site) -> Function:
                 value = torch.tensor(list(attribute.as_ints()), dtype=torch.int64)
             case _:
                 continue
-        return lambda value=value: value
+        return partial(_same, value)
     raise site.refuse("a constant of strings or in sparse form")
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 @operator("ConstantOfShape")
@@ -99,5 +105,3 @@ def affine_grid(site: Site) -> Function:
         return torch.nn.functional.affine_grid(theta, sizes(size) or [], corners)
 
     return run
-
-

@@ -140,14 +140,10 @@ def one_hot(site: Site) -> Function:
 def top_k(site: Site) -> Function:
     """The largest or smallest elements along an axis, and their places; of equal ones the first."""
     axis, largest = site.int("axis", -1), bool(site.int("largest", 1))
-    count = site.listed(1 if site.version >= 10 else 9, "k")
-    if site.version < 10:
-        found = site.attribute("k")
-        known = None if found is None else [found.as_int()]
-        count = lambda value: known  # noqa: E731
+    known, count = site.int("k", 1), site.listed(1)
 
     def run(x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        wanted = (count(k) or [1])[0]
+        wanted = (count(k) or [known])[0]
         order = torch.sort(x, dim=axis, descending=largest, stable=True)
         return order.values.narrow(axis, 0, wanted), order.indices.narrow(axis, 0, wanted)
 

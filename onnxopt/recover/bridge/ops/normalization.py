@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxopt.recover.bridge.site import Function, Site, Unary, operator
+from onnxopt.recover.bridge.types import norm
 
 EVAL_MODE = "export the model in eval mode"
 
@@ -37,7 +38,11 @@ def batch_norm(site: Site) -> Function:
 def instance_norm(site: Site) -> Function:
     """Each channel of each sample to mean 0 and variance 1, then scaled and moved."""
     epsilon = site.float("epsilon", 1e-5)
-    return lambda x, scale, bias: torch.group_norm(x, x.shape[1], scale, bias, epsilon)
+
+    def run(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return torch.group_norm(x, x.shape[1], scale, bias, epsilon)
+
+    return run
 
 
 @operator("GroupNormalization", since=18)
@@ -119,7 +124,7 @@ def lp_norm(site: Site) -> Unary:
     axis, p = site.int("axis", -1), float(site.int("p", 2))
 
     def run(x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+        length = norm(x, p, axis, keep=True)
         return x / torch.where(length == 0, torch.ones_like(length), length)
 
     return run

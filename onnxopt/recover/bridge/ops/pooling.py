@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from onnxopt.recover.bridge.ops.convolution import CONVOLUTIONS, flat_pads, same_pads
 from onnxopt.recover.bridge.site import Function, Site, Unary, operator
+from onnxopt.recover.bridge.types import norm
 
 MAX_POOLS: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
     1: F.max_pool1d_with_indices,
@@ -141,9 +142,7 @@ def max_unpool(site: Site) -> Function:
     def run(x: Tensor, places: Tensor, given: Tensor | None = None) -> Tensor:
         rank = len(w.kernel)
         pads = w.pads or [0] * (2 * rank)
-        natural = [
-            (n - 1) * w.strides[i] + w.kernel[i] - pads[i] - pads[rank + i] for i, n in enumerate(x.shape[2:])
-        ]
+        natural = [(n - 1) * w.strides[i] + w.kernel[i] - pads[i] - pads[rank + i] for i, n in enumerate(x.shape[2:])]
         wanted = shape(given) or [*x.shape[:2], *natural]
         plane = torch.Size(natural)
         if list(wanted[2:]) != natural:  # the places count in the natural plane
@@ -221,4 +220,4 @@ def global_max(site: Site) -> Unary:
 def global_lp(site: Site) -> Unary:
     """The p-norm of each plane."""
     p = float(site.int("p", 2))
-    return lambda x: torch.linalg.vector_norm(x, p, list(range(2, x.ndim)), keepdim=True)
+    return lambda x: norm(x, p, list(range(2, x.ndim)), keep=True)

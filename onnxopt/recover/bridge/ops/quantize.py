@@ -142,9 +142,7 @@ def qlinear_matmul(site: Site) -> Function:
     """A product of quantized values with a quantized result."""
     low, high = _range(site, 7)
 
-    def run(
-        a: Tensor, sa: Tensor, za: Tensor, b: Tensor, sb: Tensor, zb: Tensor, sy: Tensor, zy: Tensor
-    ) -> Tensor:
+    def run(a: Tensor, sa: Tensor, za: Tensor, b: Tensor, sb: Tensor, zb: Tensor, sy: Tensor, zy: Tensor) -> Tensor:
         x, y = widened(a, b)
         sa, za = (t.unsqueeze(-1) if t.ndim and t.numel() > 1 and t.shape[-1] != 1 else t for t in (sa, za))
         sb, zb = (t.unsqueeze(-2) if t.ndim > 1 and t.shape[-2] != 1 else t for t in (sb, zb))
@@ -156,7 +154,9 @@ def qlinear_matmul(site: Site) -> Function:
 
 def _range(site: Site, index: int) -> tuple[int, int]:
     kind = kind_of(site.node.inputs[index])
-    return INTEGER_RANGE[kind if kind in INTEGER_RANGE else ir.DataType.UINT8]
+    if kind is None or kind not in INTEGER_RANGE:
+        raise site.refuse("a result whose type the graph does not say", WHOLE)
+    return INTEGER_RANGE[kind]
 
 
 def _conv(

@@ -124,9 +124,7 @@ def _run(
     return (whole, *finals)
 
 
-def _prepared(
-    layer: Layer, x: Tensor, hidden: int, given: Sequence[Tensor | None]
-) -> tuple[Tensor, list[Tensor]]:
+def _prepared(layer: Layer, x: Tensor, hidden: int, given: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
     """The input with time first, and the states before the first step, zero where they are not given."""
     shape = (len(layer.directions), x.shape[0 if layer.batch_first else 1], hidden)
     states = [
@@ -239,7 +237,7 @@ def lstm(site: Site) -> Function:
         def direction(d: int) -> tuple[Tensor, Step]:
             f, g, h = layer.functions[3 * d : 3 * d + 3]
             wb, rb = _bias(b, d, w)
-            looks = None if peep is None else peep[d].split(hidden)  # input, output, forget
+            looks = None if peep is None else peep[d].chunk(3)  # input, output, forget
 
             def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
                 c = before[1]

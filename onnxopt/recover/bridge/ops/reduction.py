@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from onnxopt.recover.bridge.site import Function, Site, Unary, operator
+from onnxopt.recover.bridge.types import norm
 
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
 
@@ -45,6 +46,12 @@ def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return torch.sum(x, axes, keepdim=keep, dtype=x.dtype)
 
 
+def _length(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    if x.is_floating_point():
+        return norm(x, 2.0, axes, keep=keep)
+    return torch.sqrt(_sum(x * x, axes, keep).double()).to(x.dtype)
+
+
 REDUCTIONS: dict[str, Reduce] = {
     "ReduceSum": _sum,
     "ReduceMean": _mean,
@@ -52,9 +59,7 @@ REDUCTIONS: dict[str, Reduce] = {
     "ReduceMax": lambda x, a, k: _extreme(x, a, k, True),
     "ReduceMin": lambda x, a, k: _extreme(x, a, k, False),
     "ReduceL1": lambda x, a, k: _sum(torch.abs(x), a, k),
-    "ReduceL2": lambda x, a, k: torch.sqrt(_sum(x * x, a, k).double()).to(x.dtype)
-    if not x.is_floating_point()
-    else torch.linalg.vector_norm(x, 2, a, k),
+    "ReduceL2": _length,
     "ReduceSumSquare": lambda x, a, k: _sum(x * x, a, k),
     "ReduceLogSum": lambda x, a, k: torch.log(_sum(x, a, k)),
     "ReduceLogSumExp": lambda x, a, k: torch.logsumexp(x, a, k),

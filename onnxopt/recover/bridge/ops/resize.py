@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from onnxopt.core.tensors import Array
 from onnxopt.recover.bridge.site import Function, Site, operator
-from onnxopt.recover.bridge.types import tensor_from
+from onnxopt.recover.bridge.types import floats, integers, tensor_from
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,11 @@ def resize(site: Site) -> Function:
     """The axes scaled by factors or to sizes."""
     if site.version < 11:
         rule = Rule(site.string("mode", "nearest"), "asymmetric", "floor", -0.75, False, False, 0.0)
-        scales = site.constant(1)
-        return lambda x, given: _resized(x, rule, (scales if scales is not None else given).tolist(), None, None, "")
+
+        def run_old(x: Tensor, given: Tensor) -> Tensor:
+            return _resized(x, rule, floats(given), None, None)
+
+        return run_old
     coordinates = site.string("coordinate_transformation_mode", "half_pixel")
     rule = Rule(
         site.string("mode", "nearest"),
@@ -61,12 +67,10 @@ def resize(site: Site) -> Function:
     )
     axes, policy = site.ints("axes"), site.string("keep_aspect_ratio_policy", "stretch")
 
-    def run(
-        x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
-    ) -> Tensor:
-        factors: list[float] | None = None if scales is None or not scales.numel() else scales.double().tolist()
-        wanted: list[int] | None = None if sizes is None or not sizes.numel() else sizes.tolist()
-        region: list[float] | None = None if roi is None or not roi.numel() else roi.double().tolist()
+    def run(x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+        factors = None if scales is None or not scales.numel() else floats(scales)
+        wanted = None if sizes is None or not sizes.numel() else integers(sizes)
+        region = None if roi is None or not roi.numel() else floats(roi)
         chosen = [a % x.ndim for a in axes] if axes is not None else None
         if chosen is not None:
             factors = None if factors is None else _full(factors, chosen, [1.0] * x.ndim)
@@ -77,8 +81,8 @@ def resize(site: Site) -> Function:
                 zeros, ones = [0.0] * x.ndim, [1.0] * x.ndim
                 region = _full(region[:half], chosen, zeros) + _full(region[half:], chosen, ones)
         if wanted is not None and policy != "stretch":
-            return _resized(x, rule, None, _with_aspect(x, wanted, chosen, policy), region, policy)
-        return _resized(x, rule, factors, wanted, region, policy)
+            return _resized(x, rule, None, _with_aspect(x, wanted, chosen, policy), region)
+        return _resized(x, rule, factors, wanted, region)
 
     return run
 
@@ -92,12 +96,12 @@ def upsample(site: Site) -> Function:
     known = None if attribute is None else list(attribute.as_floats())
 
     def run(x: Tensor, given: Tensor | None = None) -> Tensor:
-        return _resized(x, rule, known if given is None else given.double().tolist(), None, None, "")
+        return _resized(x, rule, known if given is None else floats(given), None, None)
 
     return run
 
 
-def _full(values: list[float] | list[int], axes: list[int], default: list[float] | list[int]) -> list:  # type: ignore[type-arg]
+def _full(values: list[N], axes: list[int], default: list[N]) -> list[N]:
     found = list(default)
     for axis, value in zip(axes, values, strict=True):
         found[axis] = value
@@ -120,9 +124,7 @@ def _resized(
     scales: list[float] | None,
     sizes: list[int] | None,
     region: list[float] | None,
-    policy: str,
 ) -> Tensor:
-    del policy
     kind = x.dtype
     cropped = rule.coordinates == "tf_crop_and_resize"
     for axis in range(x.ndim):
@@ -212,7 +214,7 @@ def _matrix(length: int, size: int, scale: float, begin: float, end: float, rule
     for row, x in enumerate(place):
         first = math.floor(x - reach) + 1 if rule.antialias else math.floor(x) - (0 if rule.mode == "linear" else 1)
         last = math.ceil(x + reach) - 1 if rule.antialias else math.floor(x) + (1 if rule.mode == "linear" else 2)
-        taps = np.arange(first, last + 1)
+        taps = _between(first, last)
         weights = _kernel(np.abs(taps - x) * stretch, rule)
         if rule.exclude or rule.antialias:
             if rule.exclude:
@@ -220,6 +222,10 @@ def _matrix(length: int, size: int, scale: float, begin: float, end: float, rule
             weights = weights / weights.sum()
         np.add.at(found[row], taps.clip(0, length - 1), weights)
     return found
+
+
+def _between(first: int, last: int) -> Array:
+    return np.arange(first, last + 1)
 
 
 def _kernel(distance: Array, rule: Rule) -> Array:
