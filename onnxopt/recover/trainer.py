@@ -16,6 +16,7 @@ from onnxopt.core.progress import Progress
 from onnxopt.errors import NothingChangedError
 from onnxopt.recover.bridge.module import Bridge
 from onnxopt.recover.bridge.types import tensor_from
+from onnxopt.recover.bridge.writing import Weight
 from onnxopt.recover.events import Events
 from onnxopt.recover.heads import Head
 from onnxopt.recover.losses import feature_loss, head_loss, label_loss
@@ -27,6 +28,8 @@ __all__ = ["Lesson", "deterministic", "train"]
 
 LOOKS = 20
 """Looks at the held-back loss in a run."""
+CODES = 4.0
+"""Codes that a weight on a grid can pass in a run, about twice."""
 SAVE_SECONDS = 20.0
 """Time after which the state is written again."""
 
@@ -79,8 +82,9 @@ def train(
         NothingChangedError: No gradient reaches a weight.
         OutputError: The state cannot be written.
     """
-    weights = [p for p in bridge.parameters() if p.requires_grad]
-    optimizer = _optimizer(recipe, weights, peak)
+    trained = [w for w in bridge.weights if w.parameter.requires_grad]
+    weights = [w.parameter for w in trained]
+    optimizer = _optimizer(recipe, trained, peak)
     start, saved = time.monotonic(), time.monotonic()
     state = None if checkpoint is None else load_state(checkpoint, key, str(weights[0].device))
     if state is None:
@@ -97,7 +101,7 @@ def train(
         while state.step < recipe.steps and not state.stopped:
             rate = recipe.rate(state.step, peak)
             for part in optimizer.param_groups:
-                part["lr"] = rate
+                part["lr"] = rate * part["factor"]
             loss = _step(bridge, lesson, recipe, optimizer, weights, state.step)
             state.step += 1
             advance(1)
@@ -192,7 +196,7 @@ def _look(
     if loss < state.best_loss:
         state.best, state.best_step, state.best_loss, state.bad = _copies(weights), state.step, loss, 0
         return
-    state.bad += 1
+    state.bad += loss != state.best_loss  # weights on a grid may not have moved yet
     if not math.isfinite(loss):
         state.stopped = f"the held-back loss after step {state.step} is {loss}"
     elif recipe.patience and state.bad >= recipe.patience:
@@ -224,19 +228,30 @@ def _loss(bridge: Bridge, lesson: Lesson, recipe: Training, call: Call) -> Tenso
     return torch.stack(parts).sum()
 
 
-def _optimizer(recipe: Training, weights: Sequence[Tensor], peak: float) -> torch.optim.Optimizer:
+def _optimizer(recipe: Training, trained: Sequence[Weight], peak: float) -> torch.optim.Optimizer:
     decay = recipe.weight_decay
+    groups = [{"params": [w.parameter], "factor": _factor(recipe, w, peak)} for w in trained]
     match recipe.optimizer:
         case "sgd":
-            return torch.optim.SGD(weights, lr=peak, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=peak, weight_decay=decay)
         case "momentum":
-            return torch.optim.SGD(weights, lr=peak, momentum=recipe.momentum, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, weight_decay=decay)
         case "adam":
-            return torch.optim.Adam(weights, lr=peak, weight_decay=decay)
+            return torch.optim.Adam(groups, lr=peak, weight_decay=decay)
         case "adamw":
-            return torch.optim.AdamW(weights, lr=peak, weight_decay=decay)
+            return torch.optim.AdamW(groups, lr=peak, weight_decay=decay)
         case "rmsprop":
-            return torch.optim.RMSprop(weights, lr=peak, momentum=recipe.momentum, weight_decay=decay)
+            return torch.optim.RMSprop(groups, lr=peak, momentum=recipe.momentum, weight_decay=decay)
+
+
+def _factor(recipe: Training, weight: Weight, peak: float) -> float:
+    """How much larger the steps of a weight are: on a coarse grid it would else never reach the next code.
+
+    An optimizer whose steps do not depend on the size of gradients goes about half of ``steps * rate`` in all.
+    """
+    if weight.grid is None or recipe.optimizer in ("sgd", "momentum"):
+        return 1.0
+    return max(1.0, float(weight.grid.scale.abs().mean()) * CODES / recipe.steps / peak)
 
 
 def _copies(weights: Sequence[Tensor]) -> list[Tensor]:

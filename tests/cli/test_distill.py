@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -46,7 +44,7 @@ def test_a_damaged_model_learns_from_its_teacher(lesson, invoke: Invoke, tmp_pat
     before = contents(tmp_path)
     outcome = invoke("--json", *lesson)
     assert outcome.code == 0, outcome
-    report = outcome.json["data"]
+    report = outcome.document["data"]
     assert report["comparison"]["candidate_score"] > report["comparison"]["reference_score"]
     assert report["best_loss"] < report["first_loss"] and report["samples"]["judged"] == 32
     after = contents(tmp_path)
@@ -67,7 +65,7 @@ def test_the_same_run_gives_the_same_bytes(lesson, invoke: Invoke, tmp_path) -> 
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(lesson, invoke: Invoke, tmp_path) -> None:
-    more = ["--steps", 4000, "--patience", 0]
+    more = ["--steps", 1000, "--patience", 0]
     lesson = lesson[: lesson.index("--steps")] + lesson[lesson.index("--steps") + 2 :] + more
     command = [sys.executable, "-m", "onnxopt", *map(str, lesson)]
     checkpoint = tmp_path / "o.onnx.checkpoint"
@@ -78,7 +76,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(lesson, invoke: Invok
             time.sleep(0.02)
         assert process.poll() is None and checkpoint.exists()
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     assert not (tmp_path / "o.onnx").exists()
     went_on = invoke(*lesson)
@@ -117,7 +115,7 @@ def test_frozen_weights_stay(lesson, invoke: Invoke, tmp_path) -> None:
 
 
 def test_inner_values_are_matched_by_name(lesson, invoke: Invoke, tmp_path) -> None:
-    assert invoke(*lesson, "--match", "h", "--match", "r=r").code == 0
+    assert invoke(*lesson, "--match", "h", "--match", "r=r", "--feature-weight", 50, "--lr", 0.05).code == 0
     x = normal(50, FEATURES, seed=8)
     hidden = []
     for name in ("t.onnx", "s.onnx", "o.onnx"):
@@ -148,7 +146,8 @@ def test_labels_and_teacher_together_and_the_teachers_own_score(lesson, invoke: 
     x = normal(SAMPLES, FEATURES, seed=5)
     np.savez(tmp_path / "d.npz", x=x, labels=answers(tmp_path / "t.onnx", x).argmax(1))
     outcome = invoke("--json", *lesson, "--teacher-weight", 0.5)
-    assert outcome.code == 0 and outcome.json["data"]["teacher_score"] == 1 and outcome.json["data"]["labels_used"]
+    assert outcome.code == 0 and outcome.document["data"]["labels_used"]
+    assert outcome.document["data"]["teacher_score"] == 1
 
 
 def test_quantized_weights_are_trained_on_their_grid(lesson, invoke: Invoke, tmp_path) -> None:
@@ -164,7 +163,7 @@ def test_quantized_weights_are_trained_on_their_grid(lesson, invoke: Invoke, tmp
     assert outcome.code == 0, outcome
     model = onnx.load(tmp_path / "o.onnx")
     assert {t.data_type for t in model.graph.initializer if t.name in ("w1", "w2")} == {onnx.TensorProto.INT8}
-    assert [n.op_type for n in model.graph.node][0] == "DequantizeLinear"
+    assert model.graph.node[0].op_type == "DequantizeLinear"
 
 
 def test_a_model_of_a_fixed_batch_is_trained_sample_by_sample(lesson, invoke: Invoke, tmp_path) -> None:

@@ -19,6 +19,8 @@ REASONS = ("cannot be trained through", "training mode", "codes of type", "colum
 
 
 def covered(case: Case) -> bool:
+    if not all(v.type.HasField("tensor_type") for v in case.model.graph.input):
+        return False  # sequences and optional values
     return not case.name.endswith("_expanded") and {n.op_type for n in case.model.graph.node} <= set(known())
 
 

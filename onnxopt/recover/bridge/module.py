@@ -18,7 +18,8 @@ from onnxopt.passes.rewrite.inline import InlineFunctions
 from onnxopt.recover.bridge.grid import Grid
 from onnxopt.recover.bridge.ops.blocks import block_product, product_grid
 from onnxopt.recover.bridge.ops.quantize import spread
-from onnxopt.recover.bridge.site import Function, Site, find
+from onnxopt.recover.bridge.registry import find
+from onnxopt.recover.bridge.site import Function, Site
 from onnxopt.recover.bridge.types import INTEGER_RANGE, Types, array_of
 from onnxopt.recover.bridge.weights import Found, find_weights
 from onnxopt.recover.bridge.writing import Weight, writable, write_weights
@@ -141,7 +142,7 @@ class Bridge(torch.nn.Module):
         live = {v for v in graph.inputs if v.name not in graph.initializers}
         pending = {f.coder: f for f in weights.values() if f.coder is not None}
         for node in graph:
-            if node not in needed:
+            if node not in needed or any(v in weights and weights[v].coder is None for v in node.outputs):
                 continue
             for value in node.inputs:
                 if value is None or value in self._slots:

@@ -14,7 +14,7 @@ from onnxopt.core.query import label
 from onnxopt.errors import ModelError
 from onnxopt.recover.bridge.types import Types, integers
 
-__all__ = ["MICROSOFT", "OPERATORS", "Binary", "Function", "Site", "Unary", "find", "kind_of", "operator"]
+__all__ = ["MICROSOFT", "OPERATORS", "Binary", "Build", "Function", "Site", "Unary", "kind_of", "operator"]
 
 Function: TypeAlias = Callable[..., "Tensor | Sequence[Tensor]"]
 """Takes the inputs of a node (``None`` for one that is left out), returns its output or its outputs."""
@@ -139,23 +139,3 @@ def kind_of(value: ir.Value | None) -> ir.DataType | None:
     if value is None:
         return None
     return value.dtype if value.const_value is None else value.const_value.dtype
-
-
-def find(site: Site) -> Build:
-    """The function for the operator of a node in the version that the model uses.
-
-    Raises:
-        ModelError: There is none.
-    """
-    node = site.node
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    versions = OPERATORS.get((domain, node.op_type), {})
-    fitting = [since for since in versions if since <= site.version]
-    if not fitting:
-        name = f"{domain}.{node.op_type}" if domain else node.op_type
-        since = f" before opset {min(versions)}" if versions else ""
-        raise site.refuse(
-            f"the operator {name}{since} is not known to the trainer",
-            "train a model without it; `onnxopt optimize` may fold it away",
-        )
-    return versions[max(fitting)]
