@@ -159,7 +159,7 @@ def test_quantized_weights_are_trained_on_their_grid(lesson, invoke: Invoke, tmp
         scale = np.abs(array).max(0) / 1.5  # few codes: much is lost
         weights |= {name: np.clip(np.round(array / scale), -2, 1).astype(np.int8), f"s{name[1]}": scale}
     write(parsed(text, weights), tmp_path / "s.onnx")
-    outcome = invoke("--json", *lesson)
+    outcome = invoke("--json", *lesson, "--steps", 200, "--patience", 0)
     assert outcome.code == 0, outcome
     model = onnx.load(tmp_path / "o.onnx")
     assert {t.data_type for t in model.graph.initializer if t.name in ("w1", "w2")} == {onnx.TensorProto.INT8}
