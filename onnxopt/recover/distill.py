@@ -25,15 +25,17 @@ from onnxopt.recover.choices import check_labels, choose_heads, freeze, labelled
 from onnxopt.recover.events import Events
 from onnxopt.recover.heads import Head, combine
 from onnxopt.recover.options import Training
-from onnxopt.recover.samples import Call, Joining, Reader, Split, chosen, find_joining, group, split_three
+from onnxopt.recover.samples import Call, Joining, Reader, Split, chosen, find_joining, group
 from onnxopt.recover.state import State
 from onnxopt.recover.teachers import Teacher, check_answers, open_teacher
 from onnxopt.recover.trainer import Lesson, deterministic, train
 
-__all__ = ["Course", "prepare", "recover_by_distillation", "run"]
+__all__ = ["Course", "prepare", "run"]
 
 EXAMPLES = 8
-"""Samples that are looked at to choose losses and to find out how samples are joined."""
+"""Samples that are looked at to choose losses."""
+PAIRED = 64
+"""Samples among which two of equal shapes are looked for, to find out how samples are joined."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def prepare(
         for teacher in opened[1:]:
             check_answers(teacher.answer(examples[0].feeds), first, teacher.path.name)
     wanted = batch_axes(specs[0]) or {s.name: 0 for s in specs[0] if s.shape is None or s.shape}
-    joining = find_joining(bridge.run, wanted, examples)
+    joining = find_joining(bridge.run, wanted, [split.train[i] for i in range(min(PAIRED, len(split.train)))])
     peak = recipe.lr if recipe.lr is not None else usual_rate(model, recipe)
     notes = [*skipped, *frozen]
     if joining is None and recipe.batch > 1:
@@ -192,29 +194,6 @@ def run(
             )
     finally:
         events.close()
-
-
-def recover_by_distillation(student: Model, teacher: Path, ctx: Context, options: Training) -> Model:
-    """A copy of the student, trained on ``ctx.data`` to answer as the teacher does; a part of the data is held back.
-
-    Args:
-        student: The model that lost something; it is not changed.
-        teacher: The file of the model that it came from.
-        ctx: Data, target, seed, progress.
-        options: The recipe.
-
-    Raises:
-        DataError: There are no data, or too few.
-        OnnxoptError: The student cannot be trained, or does not match the teacher.
-    """
-    if ctx.data is None or ctx.data.synthetic:
-        raise DataError("distillation needs real inputs", where="--recover distill", fix="give --data")
-    split = split_three(ctx.data, ctx.data, seed=options.seed)
-    course = prepare(student, [teacher], split, options, ctx)
-    run(course, ctx)
-    result = student.clone()
-    course.bridge.write(result)
-    return result
 
 
 def _lesson(course: Course, ctx: Context) -> Lesson:

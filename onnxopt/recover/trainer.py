@@ -88,6 +88,8 @@ def train(
     start, saved = time.monotonic(), time.monotonic()
     state = None if checkpoint is None else load_state(checkpoint, key, str(weights[0].device))
     if state is None:
+        if checkpoint is not None and checkpoint.exists():
+            progress.note(f"{checkpoint.name} is of another run, or damaged: training starts anew")
         state = State(0, _copies(weights), optimizer.state_dict(), _copies(weights))
         state.first_loss = state.best_loss = _watched_loss(bridge, lesson, recipe)
     else:

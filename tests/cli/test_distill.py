@@ -88,6 +88,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(lesson, invoke: Invok
     assert (tmp_path / "o.onnx").read_bytes() == resumed
 
 
+def test_a_checkpoint_of_another_run_is_not_continued(lesson, invoke: Invoke, tmp_path) -> None:
+    (tmp_path / "o.onnx.checkpoint").write_text("junk")
+    outcome = invoke(*lesson)
+    assert outcome.code == 0 and "starts anew" in outcome.err and not (tmp_path / "o.onnx.checkpoint").exists()
+
+
 def test_a_student_that_is_its_teacher_gets_no_better_and_nothing_is_written(lesson, invoke: Invoke, tmp_path) -> None:
     lesson[1] = tmp_path / "t.onnx"
     outcome = invoke(*lesson)

@@ -15,8 +15,8 @@ from onnxopt.data.sources import open_dataset
 from onnxopt.errors import DataError, UsageError
 from onnxopt.passes.base import Context
 from onnxopt.recover.augment import image_axes, varied
-from onnxopt.recover.distill import recover_by_distillation
 from onnxopt.recover.heads import Head, choose_head, combine
+from onnxopt.recover.hook import recover_by_distillation
 from onnxopt.recover.losses import head_loss, label_loss
 from onnxopt.recover.options import SCHEDULES, Training
 from onnxopt.recover.samples import chosen, find_joining, group, split_three
