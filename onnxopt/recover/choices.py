@@ -91,9 +91,9 @@ def freeze(bridge: Bridge, patterns: Sequence[str]) -> list[Note]:
     return notes
 
 
-def usual_rate(model: Model, recipe: Training) -> float:
-    """The learning rate where the user gives none."""
-    small = any(node.op_type in CAREFUL for node in nodes(model))
+def usual_rate(model: Model, bridge: Bridge, recipe: Training) -> float:
+    """The learning rate where the user gives none: a tenth for transformers, and for weights on a grid of codes."""
+    small = any(node.op_type in CAREFUL for node in nodes(model)) or any(w.grid is not None for w in bridge.weights)
     base = 1e-2 if recipe.optimizer in ("sgd", "momentum") else 1e-3
     return base / 10 if small else base
 

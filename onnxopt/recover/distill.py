@@ -145,7 +145,7 @@ def prepare(
             check_answers(teacher.answer(examples[0].feeds), first, teacher.path.name)
     wanted = batch_axes(specs[0]) or {s.name: 0 for s in specs[0] if s.shape is None or s.shape}
     joining = find_joining(bridge.run, wanted, [split.train[i] for i in range(min(PAIRED, len(split.train)))])
-    peak = recipe.lr if recipe.lr is not None else usual_rate(model, recipe)
+    peak = recipe.lr if recipe.lr is not None else usual_rate(model, bridge, recipe)
     notes = [*skipped, *frozen]
     if joining is None and recipe.batch > 1:
         notes.append(
