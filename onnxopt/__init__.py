@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxopt.commands.common import Source
     from onnxopt.commands.compare import compare
     from onnxopt.commands.demo import demo
+    from onnxopt.commands.distill import distill, finetune
     from onnxopt.commands.doctor import doctor
     from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
@@ -51,7 +52,9 @@ _HOMES = {
     "bench": "commands.bench",
     "compare": "commands.compare",
     "demo": "commands.demo",
+    "distill": "commands.distill",
     "doctor": "commands.doctor",
+    "finetune": "commands.distill",
     "gate": "commands.gate",
     "inspect": "commands.inspect",
     "load": "core.io",
@@ -79,7 +82,9 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "distill",
     "doctor",
+    "finetune",
     "gate",
     "inspect",
     "load",

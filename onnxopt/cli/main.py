@@ -30,6 +30,8 @@ COMMANDS = {
     "quantize": "INT8, static or dynamic: the fastest within the accuracy budget.",
     "prune": "Channels, heads and hidden units cut to a measured goal, and what reads them repaired.",
     "merge": "Several models as one file: averaged, weighted, voted, stacked, in series or in a cascade.",
+    "distill": "Training of a model's weights towards the answers of a teacher.",
+    "finetune": "Training of a model's weights on labelled data.",
     "compare": "Accuracy of a model against its reference, with bounds and drift.",
     "bench": "Latency of models, compared in pairs in fresh processes.",
     "gate": "Limits on latency, accuracy, size and memory against a baseline, for CI.",

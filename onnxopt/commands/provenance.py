@@ -25,7 +25,7 @@ SCHEMA = 1
 
 
 class Step(Protocol):
-    """A frozen dataclass whose fields are its options: a pass, or a way to combine models."""
+    """A part of a recipe: a frozen dataclass with a name, for instance a pass."""
 
     name: ClassVar[str]
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.commands.provenance import stamp
+from onnxopt.commands.provenance import Step, stamp
 from onnxopt.core.io import save
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Report
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.tally import Comparison
-from onnxopt.passes.base import Pass
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target
@@ -34,7 +33,7 @@ class Made:
     """
 
     report: Report
-    item: Pass
+    item: Step
     changes: Mapping[str, int]
     comparison: Comparison
     model: Model

@@ -19,7 +19,7 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.evaluate.tally import Comparison
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
-from onnxopt.passes.base import Context, PassResult
+from onnxopt.passes.base import Context
 from onnxopt.pruning.layers import Layer, layers, numbers
 from onnxopt.pruning.masks import Pattern, read_pattern
 from onnxopt.pruning.pruner import with_weights
@@ -50,19 +50,10 @@ class Zeros:
     """
 
     name: ClassVar[str] = "prune-weights"
-    lossy: ClassVar[bool] = True
 
     sparsity: float
     pattern: str | None
     allocation: str
-
-    def run(self, model: Model, ctx: Context) -> PassResult:
-        """Not run by itself: the zeros depend on the data.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError("pruning is no graph pass", where="prune", fix="run `onnxopt prune`")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from onnxopt.commands.common import Source, open_data
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import ModelError, UsageError, nearest
-from onnxopt.passes.base import Context, PassResult
 from onnxopt.pruning.goals import Goal
 from onnxopt.pruning.importance import Importance
 from onnxopt.quantization.existing import is_integer
@@ -37,21 +36,12 @@ class Prune:
     """
 
     name: ClassVar[str] = "prune"
-    lossy: ClassVar[bool] = True
 
     goal: str
     importance: Importance
     block: int
     kept: tuple[tuple[str, int], ...]
     dropped: tuple[str, ...] = ()
-
-    def run(self, model: Model, ctx: Context) -> PassResult:
-        """Not run by itself: the units depend on the data.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError("pruning is no graph pass", where="prune", fix="run `onnxopt prune`")
 
 
 def chosen_goal(

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxopt.core.cache import user_folder
 from onnxopt.core.io import load
 from onnxopt.core.query import input_specs
 from onnxopt.data.dataset import Dataset
@@ -159,10 +160,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(model, data, tmp_path, monke
 
 def test_the_folder_of_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXOPT_CACHE", "")
-    assert cache.user_folder() == ()
+    assert user_folder(cache.KIND) == ()
     monkeypatch.delenv("ONNXOPT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.user_folder() == (tmp_path / "onnxopt" / "statistics",)
+    assert user_folder(cache.KIND) == (tmp_path / "onnxopt" / "statistics",)
 
 
 def test_one_pass_serves_candidates_that_differ_in_nodes_and_calibrators(lab, rng):

@@ -1,15 +1,9 @@
-"""Statistics on disk, addressed by what they were made from: a second run on the same model and data reads them.
-
-An entry is one ``.npz`` file that appears complete or not at all. A cache that cannot be written, or an entry that
-cannot be read, costs a pass over the data and nothing else.
-"""
+"""Statistics on disk: a second run on the same model and data reads them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,29 +12,17 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from onnxopt.core.atomic import write_atomic
-from onnxopt.errors import OutputError
+from onnxopt.core.cache import read_arrays, write_arrays
 from onnxopt.measurement.env import relevant_isa
 from onnxopt.quantization.ranges.observers import SIDE, Histogram, MinMax, Statistics
 from onnxopt.run.target import Target
 
-__all__ = ["key", "read", "user_folder", "write"]
+__all__ = ["KIND", "key", "read", "write"]
 
 VERSION = 2
 """Grows with every change of what statistics mean."""
-VARIABLE = "ONNXOPT_CACHE"
-
-
-def user_folder() -> tuple[Path, ...]:
-    """The user's cache: ``$ONNXOPT_CACHE`` (none when that is empty), else ``onnxopt`` in the system's cache folder."""
-    named = os.environ.get(VARIABLE)
-    if named is not None:
-        return (Path(named) / "statistics",) if named else ()
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    try:
-        return ((Path(base) if base else Path.home() / ".cache") / "onnxopt" / "statistics",)
-    except RuntimeError:  # no home
-        return ()
+KIND = "statistics"
+"""Their folder in the user's cache."""
 
 
 def key(model_hash: str, fingerprint: str, names: Sequence[str], target: Target) -> str:
@@ -55,35 +37,29 @@ def key(model_hash: str, fingerprint: str, names: Sequence[str], target: Target)
 def read(folder: Path, key: str, names: Sequence[str], *, histograms: bool) -> dict[str, Statistics] | None:
     """The statistics of ``names``, or ``None`` where there is no sound entry, or none with histograms."""
     try:
-        payload = io.BytesIO((folder / f"{key}.npz").read_bytes())  # numpy leaves a damaged file open
-        with np.load(payload, allow_pickle=False) as stored:
-            document = json.loads(str(stored["document"]))
-            counts = stored["counts"]
-            if histograms and counts.shape != (len(names), 2 * SIDE):
-                return None
-            return {n: _statistics(document[n], counts[i] if len(counts) else None) for i, n in enumerate(names)}
-    except Exception:  # a damaged archive raises almost anything
+        stored = read_arrays(folder, key)
+        if stored is None:
+            return None
+        document = json.loads(str(stored["document"]))
+        counts = stored["counts"]
+        if histograms and counts.shape != (len(names), 2 * SIDE):
+            return None
+        return {n: _statistics(document[n], counts[i] if len(counts) else None) for i, n in enumerate(names)}
+    except Exception:  # an entry that is not of ours raises almost anything
         return None
 
 
 def write(folder: Path, key: str, found: Mapping[str, Statistics]) -> None:
     """Keeps the statistics, where that is possible and no better entry is there."""
-    path = folder / f"{key}.npz"
     histograms = all(s.histogram is not None for s in found.values())
     if read(folder, key, list(found), histograms=histograms) is not None:
         return
     counts = [s.histogram.counts for s in found.values() if s.histogram is not None]
-    payload = io.BytesIO()
-    np.savez_compressed(
-        payload,
-        document=np.array(json.dumps({name: _document(s) for name, s in found.items()})),
-        counts=np.stack(counts) if counts and histograms else np.zeros(0, np.int64),
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, payload.getvalue())
-    except (OSError, OutputError):
-        return
+    arrays = {
+        "document": np.array(json.dumps({name: _document(s) for name, s in found.items()})),
+        "counts": np.stack(counts) if counts and histograms else np.zeros(0, np.int64),
+    }
+    write_arrays(folder, key, arrays, compressed=True)
 
 
 def _document(found: Statistics) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxopt.core.cache import user_folder
 from onnxopt.core.io import content_hash, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
@@ -27,7 +28,7 @@ def statistics(
     path = ctx.workdir / "calibrated.onnx"
     save_scratch(model, path)
     key = cache.key(content_hash(path), data.fingerprint(), names, ctx.target)
-    folders = [ctx.workdir / "statistics", *cache.user_folder()]
+    folders = [ctx.workdir / "statistics", *user_folder(cache.KIND)]
     known = next((e for f in folders if (e := cache.read(f, key, names, histograms=histograms)) is not None), None)
     if known is None:
         with ctx.progress.task("calibrating", len(data)) as advance:

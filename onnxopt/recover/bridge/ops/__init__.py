@@ -1,0 +1,1 @@
+"""The operators, one function each; ``registry`` knows which module holds which."""
