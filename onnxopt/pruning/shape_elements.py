@@ -14,7 +14,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.passes.constants import array_of, is_op
 from onnxopt.pruning.walk import Walk
 
-__all__ = ["Element", "Fixed", "Size", "leaks", "rewritten", "trace"]
+__all__ = ["Element", "Fixed", "Product", "Size", "leaks", "rewritten", "trace"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,14 @@ class Size:
     axis: int
 
 
-Element: TypeAlias = Fixed | Size | None
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Sizes of several axes, multiplied."""
+
+    parts: tuple[Size, ...]
+
+
+Element: TypeAlias = Fixed | Size | Product | None
 """``None``: computed in a way that is not followed."""
 
 SAME = ("Unsqueeze", "Squeeze", "Cast", "Identity")
@@ -58,6 +65,8 @@ def trace(value: ir.Value | None, walk: Walk) -> Sequence[Element] | None:
     if is_op(node, "Concat"):
         parts = [trace(item, walk) for item in node.inputs]
         return None if any(p is None for p in parts) else [e for p in parts for e in p or ()]
+    if is_op(node, "Mul") and count == 1:
+        return [_product([trace(item, walk) for item in node.inputs])]
     if is_op(node, "Gather"):
         source, index = trace(node.inputs[0], walk), array_of(node.inputs[1])
         if source is not None and index is not None:
@@ -69,6 +78,20 @@ def trace(value: ir.Value | None, walk: Walk) -> Sequence[Element] | None:
         if source is not None and bounds[0] is not None and bounds[1] is not None and (steps is None or steps[0] == 1):
             return source[int(bounds[0].ravel()[0]) : int(bounds[1].ravel()[0])]
     return [None] * count
+
+
+def _product(factors: Sequence[Sequence[Element] | None]) -> Element:
+    """Of sizes only; a number among them could not be told from one that must change."""
+    parts: list[Size] = []
+    for factor in factors:
+        match factor:
+            case [Size() as size]:
+                parts.append(size)
+            case [Product(sizes)]:
+                parts += sizes
+            case _:
+                return None
+    return Product(tuple(parts))
 
 
 def _sizes(node: ir.Node, walk: Walk) -> Sequence[Element] | None:
@@ -92,6 +115,8 @@ def leaks(node: ir.Node, walk: Walk) -> set[int]:
             reader = use.node
             if is_op(reader, *SAME, "Concat", "Shape", "Size") or _is_followed(reader, use.idx):
                 continue
+            if is_op(reader, "Mul") and trace(reader.outputs[0], walk) not in (None, [None]):
+                continue
             elements = trace(value, walk)
             if elements is None:
                 return set(range(len(walk.shapes.get(source.name or "", ())))) if source is not None else set()
@@ -109,7 +134,9 @@ def _followed(value: ir.Value) -> Iterator[ir.Value]:
     """The value and what is made of it by operators that only move elements."""
     yield value
     for use in value.uses():
-        if is_op(use.node, *SAME, "Concat") or (is_op(use.node, "Gather", "Slice") and _is_followed(use.node, use.idx)):
+        if is_op(use.node, *SAME, "Concat", "Mul") or (
+            is_op(use.node, "Gather", "Slice") and _is_followed(use.node, use.idx)
+        ):
             yield from _followed(use.node.outputs[0])
 
 

@@ -91,6 +91,7 @@ class Walk:
     adjustments: list[Adjustment] = field(default_factory=list[Adjustment])
     barriers: list[tuple[ir.Node, str]] = field(default_factory=list[tuple[ir.Node, str]])
     _found: dict[ir.Value, Axes] = field(default_factory=dict[ir.Value, Axes])
+    _copies: set[int] = field(default_factory=set[int])
     _forbidden: dict[tuple[ir.Value, int], str] = field(default_factory=dict[tuple[ir.Value, int], str])
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
@@ -137,6 +138,16 @@ class Walk:
         if self.is_constant(value):
             return [slot.ids for (owner, _), slot in self.slots.items() if owner is value]
         return [ids for ids in self._found.get(value, ()) if ids is not None]
+
+    def copied(self, count: int) -> Ids:
+        """Fresh ids of an axis whose entries are copies of each other."""
+        ids = self.channels.fresh(count)
+        self._copies.update(ids.tolist())
+        return ids
+
+    def are_copies(self, ids: Ids) -> bool:
+        """Whether these are ids of copies, as they were made."""
+        return int(ids.ravel()[0]) in self._copies
 
     def made(self, value: ir.Value) -> Axes:
         """The ids of the axes of what a node makes; empty: nothing is known of it."""

@@ -11,7 +11,7 @@ from onnxopt.passes.constants import array_of, int_attribute
 from onnxopt.pruning.adjust import ShapeEntries
 from onnxopt.pruning.channels import Axis, Ids
 from onnxopt.pruning.rules.elementwise import read
-from onnxopt.pruning.shape_elements import Element, Fixed, Size, leaks, trace
+from onnxopt.pruning.shape_elements import Element, Fixed, Product, Size, leaks, trace
 from onnxopt.pruning.walk import Declined, Walk
 
 __all__ = [
@@ -138,6 +138,9 @@ def _sized(axes: dict[int, Axis], elements: Sequence[Element], walk: Walk) -> di
                     entries[place] = axis
             case Size(owner, index):
                 walk.tie(axis, walk.axis(owner, index), "a shape is made of its size")
+            case Product(parts):
+                for ids in (axis, *(walk.axis(part.value, part.axis) for part in parts)):
+                    walk.channels.pin(ids, "its size is computed")
             case None:
                 walk.channels.pin(axis, "its size is computed")
     return entries
@@ -178,7 +181,7 @@ def _copies(element: Element, size: int, walk: Walk) -> Axis:
     """The ids of an axis that holds ``size`` equal entries."""
     match element:
         case Fixed() if size > 1:
-            return walk.channels.fresh(size)
+            return walk.copied(size)
         case Size(owner, index):
             return walk.axis(owner, index)
         case _:

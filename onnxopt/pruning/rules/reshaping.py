@@ -15,16 +15,31 @@ import onnx_ir as ir
 
 from onnxopt.passes.constants import array_of, int_attribute, is_op
 from onnxopt.pruning.adjust import ShapeEntries
-from onnxopt.pruning.channels import Ids
+from onnxopt.pruning.channels import Axis, Ids
 from onnxopt.pruning.rules.elementwise import read
-from onnxopt.pruning.shape_elements import Fixed, Size, trace
+from onnxopt.pruning.shape_elements import Fixed, Product, Size, trace
 from onnxopt.pruning.walk import Axes, Declined, Walk
 
 __all__ = ["flatten", "reshape"]
 
 DEPTH = 12
 """Nodes that are looked at behind a Reshape."""
-PASSING = ("Add", "Mul", "Sub", "Div", "Cast", "Identity", "Softmax", "Relu", "Sigmoid", "Neg", "Sqrt", "Clip", "Where")
+PASSING = (
+    "Add",
+    "Mul",
+    "Sub",
+    "Div",
+    "Cast",
+    "Identity",
+    "Softmax",
+    "Relu",
+    "Sigmoid",
+    "Neg",
+    "Sqrt",
+    "Clip",
+    "Where",
+    "Expand",
+)
 NORMS = ("InstanceNormalization", "BatchNormalization", "GroupNormalization")
 
 
@@ -52,11 +67,24 @@ def reshape(node: ir.Node, walk: Walk) -> None:
                     entries[place] = axis
             case Size(owner, index):
                 walk.tie(axis, walk.axis(owner, index), "a shape is made of its size")
+            case Product(parts):
+                _keep_unless_repeated(axis, parts, walk)
             case None:
                 walk.channels.pin(axis, "its size is computed")
     if entries:
         walk.adjustments.append(ShapeEntries(node, 1, entries, walk))
     walk.put(node.outputs[0], axes)
+
+
+def _keep_unless_repeated(axis: Axis, parts: Sequence[Size], walk: Walk) -> None:
+    """A product of sizes follows by itself where one of them is cut, and the axis holds its channels so many times."""
+    cut = [ids for ids in (walk.axis(part.value, part.axis) for part in parts) if ids is not None]
+    if len(cut) == 1 and axis is not None and not len(axis) % len(cut[0]):
+        times = len(axis) // len(cut[0])
+        if sorted(walk.channels.roots(axis).tolist()) == sorted(walk.channels.roots(cut[0]).tolist() * times):
+            return
+    for ids in (axis, *cut):
+        walk.channels.pin(ids, "its size is computed")
 
 
 @dataclass(frozen=True)
@@ -108,9 +136,10 @@ def _moved(node: ir.Node, walk: Walk) -> Axes:
                 walk.channels.pin(ids, "Reshape takes it apart, and what follows needs every part")
                 continue
             found = _blocks(ids, place, target, walk)
-        if axes[target.axis] is not None:
-            walk.channels.pin(ids, "Reshape merges two axes that could be cut")
-            continue
+        there = axes[target.axis]
+        if there is not None:
+            spare, found = (there, found) if walk.are_copies(there) else (ids, there)
+            walk.channels.pin(spare, "Reshape merges two axes that could be cut")
         axes[target.axis] = found
     return axes
 
@@ -173,11 +202,27 @@ def _use(node: ir.Node, index: int, value: ir.Value, axis: int, depth: int, walk
         return "needed" if rank is not None and own % rank == axis else _role(node.outputs[0], axis, depth - 1, walk)
     if is_op(node, "Squeeze", "Unsqueeze"):
         return _role(node.outputs[0], _shifted(node, axis, rank), depth - 1, walk)
+    if is_op(node, "Reshape") and index == 0:
+        target = _merged(value, node.outputs[0], axis, walk)
+        goes_over = target is not None and _role(node.outputs[0], target, depth - 1, walk) == "batch"
+        return "batch" if goes_over else "free"  # what needs the merged axis needs none of its factors more
     if is_op(node, *PASSING):
         made = _rank(node.outputs[0], walk)
         gap = 0 if made is None or rank is None else made - rank
         return _role(node.outputs[0], axis + gap, depth - 1, walk)
     return "free"
+
+
+def _merged(value: ir.Value, output: ir.Value, axis: int, walk: Walk) -> int | None:
+    """The one axis behind a Reshape that an axis in front of it becomes, or a part of."""
+    before, after = walk.shapes.get(value.name or ""), walk.shapes.get(output.name or "")
+    if before is None or after is None or 0 in (*before, *after):
+        return None
+    place = next((p for p in _places(before) if p.axis == axis), None)
+    if place is None:
+        return None
+    met = [t for t in _places(after) if min(place.end, t.end) > max(place.stride, t.stride)]
+    return met[0].axis if len(met) == 1 else None
 
 
 def _taken(node: ir.Node, axis: int, rank: int | None, depth: int, walk: Walk) -> str:
