@@ -20,8 +20,11 @@ lint: $(VENV)/test.stamp
 types: $(VENV)/test.stamp
 	$(BIN)/pyright
 
+# Two at a time: those of the command line wait for processes that measure, the others compute.
 pytest: $(VENV)/test.stamp
-	$(BIN)/pytest
+	@$(BIN)/pytest -p no:cacheprovider tests/cli & cli=$$!; \
+	$(BIN)/pytest tests --ignore tests/cli; rest=$$?; \
+	wait $$cli && exit $$rest
 
 # onnxruntime-openvino and onnxruntime are the same module: one of them in a virtual environment.
 test-openvino: $(OV)/openvino.stamp

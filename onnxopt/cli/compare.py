@@ -55,7 +55,7 @@ def command(
 
     if (candidate is None) != bool(members):
         raise UsageError(
-            "a candidate and what to compare it with are needed",
+            "CANDIDATE and what to compare it with are needed",
             where="onnxopt compare",
             fix="onnxopt compare REF.onnx CAND.onnx, or onnxopt compare CAND.onnx --members A.onnx --members B.onnx",
         )
