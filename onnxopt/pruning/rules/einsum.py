@@ -21,13 +21,13 @@ def einsum(node: ir.Node, walk: Walk) -> None:
     values = [read(node, i) for i in range(len(terms))]
     if any(len(set(term)) != len(term) for term in (*terms, result)):
         raise Declined("its equation takes a diagonal")
-    has_constant = any(walk.is_constant(value) for value in values)
     found: dict[str, list[tuple[ir.Value, int]]] = {}
     for term, value in zip(terms, values, strict=True):
         for place, letter in enumerate(term):
             found.setdefault(letter, []).append((value, place))
     axes: dict[str, Axis] = {}
     for letter, places in found.items():
+        has_constant = any(walk.is_constant(value) for value, _ in places)
         if letter not in result and (not has_constant or len(places) == 1):
             for value, place in places:
                 walk.pin_axes(value, [place], "Einsum sums over it")

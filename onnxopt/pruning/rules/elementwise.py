@@ -64,6 +64,8 @@ def pool(node: ir.Node, walk: Walk) -> None:
     value = read(node)
     rank = len(walk.shape(value))
     walk.pin_axes(value, (0, *range(2, rank)), f"{node.op_type} slides over it")
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        walk.pin_axes(value, [1], f"{node.op_type} numbers the elements of all channels")
     for output in node.outputs:
         walk.put(output, [None, walk.axis(value, 1), *[None] * (rank - 2)])
 

@@ -76,7 +76,8 @@ def layer_norm(node: ir.Node, walk: Walk) -> None:
     walk.pin_axes(value, over, OVER.format(node.op_type))
     for parameter in node.inputs[1:]:
         walk.pin(parameter, OVER.format(node.op_type))
-    walk.put(node.outputs[0], [None if i in over else walk.axis(value, i) for i in range(rank)])
+    for output in node.outputs:  # the mean and the deviation have size 1 along the axes that are normalised
+        walk.put(output, [None if i in over else walk.axis(value, i) for i in range(rank)])
 
 
 def across(node: ir.Node, walk: Walk) -> None:
