@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from onnxopt.pruning.walk import Adjustment, Alive, Declined, Linear, Slot, Walk
 __all__ = ["Group", "Structure", "alive", "analyse"]
 
 BODIES = ("If", "Loop", "Scan")
+PART = "without it nothing would be left of an axis"
 OUTPUT = "it is an output of the model"
 
 
@@ -82,8 +84,11 @@ def analyse(model: Model, shapes: Mapping[str, tuple[int, ...]], *, keep: Iterab
         walk.pin(value, OUTPUT)
     barriers = tuple(Note(label(node), "kept", reason) for node, reason in walk.barriers)
     slots = tuple(walk.slots.values())
+    groups = _groups(slots, walk)
+    if _leave_one(groups, walk):
+        groups = _groups(slots, walk)
     return Structure(
-        groups=_groups(slots, walk),
+        groups=groups,
         slots=slots,
         linears=tuple(walk.linears),
         adjustments=tuple(walk.adjustments),
@@ -170,3 +175,26 @@ def _groups(slots: tuple[Slot, ...], walk: Walk) -> tuple[Group, ...]:
             continue
         found.append(Group(label(made[0].node), np.array(roots, np.int64), tuple(own), made, read))
     return tuple(found)
+
+
+def _leave_one(groups: tuple[Group, ...], walk: Walk) -> bool:
+    """Keeps a unit of every axis that could lose all its own; whether there was one.
+
+    Of every group a unit stays, so an axis that has all units of one is safe. Split, Slice and Gather make axes that
+    have some of them only.
+    """
+    owner = {int(unit): index for index, group in enumerate(groups) for unit in group.units}
+    sizes = [len(group.units) for group in groups]
+    has_pinned = False
+    for axis in walk.distinct():
+        roots = set(walk.channels.roots(axis).tolist())
+        if any(root not in owner for root in roots):
+            continue
+        met = Counter(owner[root] for root in roots)
+        if any(count == sizes[index] for index, count in met.items()):
+            continue
+        unit = min(roots)
+        walk.channels.pin(np.array([unit]), PART)
+        sizes[owner.pop(unit)] -= 1
+        has_pinned = True
+    return has_pinned

@@ -153,6 +153,10 @@ class Walk:
         """The ids of the axes of what a node makes; empty: nothing is known of it."""
         return self._found.get(value, [])
 
+    def distinct(self) -> list[Ids]:
+        """The ids of all axes of computed values, each array once."""
+        return list({id(ids): ids for axes in self._found.values() for ids in axes if ids is not None}.values())
+
     def put(self, value: ir.Value, axes: Sequence[Axis]) -> None:
         """States the ids of what a node makes."""
         self._found[value] = list(axes)

@@ -1,0 +1,38 @@
+"""What random graphs (``test_fuzz.py``) found, each on the smallest graph that shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.pruning.conftest import Bench
+
+IMAGE = {"x": np.random.default_rng(7).standard_normal((2, 3, 4, 4)).astype(np.float32)}
+
+
+def test_a_part_of_an_axis_keeps_a_channel(bench: Bench) -> None:
+    """All channels are alike: the last Conv reads all; but those of the part alone cannot all go."""
+    model = bench.build("""net (float[N, 3, 4, 4] x) => (float[N, 5, 1, 1] y) {
+        c = Conv(x, wc)
+        sizes = Constant<value_ints = [2, 6]>()
+        d, e = Split<axis = 1>(c, sizes)
+        m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(d)
+        n = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)
+        f = Concat<axis = 1>(m, n)
+        g = GlobalAveragePool(f)
+        y = Conv(g, wy)
+    }""")
+    bench.check(bench.weights(model, wc=(8, 3, 1, 1), wy=(5, 10, 1, 1)), IMAGE, seeds=8)
+
+
+def test_a_part_of_one_channel_stays(bench: Bench) -> None:
+    """An axis of size 1 has no place in the weights behind Flatten."""
+    model = bench.build("""net (float[N, 3, 4, 4] x) => (float[N, 5] y, float[N, 5, 1, 1] z) {
+        c = Conv(x, wc)
+        sizes = Constant<value_ints = [1, 3]>()
+        d, e = Split<axis = 1>(c, sizes)
+        f = Flatten(d)
+        y = Gemm<transB = 1>(f, wy)
+        g = GlobalAveragePool(c)
+        z = Conv(g, wz)
+    }""")
+    bench.check(bench.weights(model, wc=(4, 3, 1, 1), wy=(5, 16), wz=(5, 4, 1, 1)), IMAGE, seeds=8)
