@@ -6,12 +6,16 @@ OV     := .venv-openvino
 PEERS  := $(notdir $(patsubst %/requirements.txt,%,$(wildcard benchmarks/peers/*/requirements.txt)))
 RAY    := .venv-ray
 
-.PHONY: demo test lint types pytest test-openvino test-ray bench bench-latency peers clean
+.PHONY: demo test fuzz lint types pytest test-openvino test-ray bench bench-latency peers clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
 
 test: lint types pytest
+
+# New random graphs for pruning, some minutes.
+fuzz: $(VENV)/test.stamp
+	ONNXOPT_FUZZ=$${ONNXOPT_FUZZ:-400} $(BIN)/pytest -s tests/pruning/test_fuzz.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
