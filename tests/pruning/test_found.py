@@ -36,3 +36,17 @@ def test_a_part_of_one_channel_stays(bench: Bench) -> None:
         z = Conv(g, wz)
     }""")
     bench.check(bench.weights(model, wc=(4, 3, 1, 1), wy=(5, 16), wz=(5, 4, 1, 1)), IMAGE, seeds=8)
+
+
+def test_indices_of_max_pool_number_all_channels(bench: Bench) -> None:
+    model = bench.build("""net (float[N, 3, 4, 4] x) => (float[N, 5, 2, 2] y) {
+        a = Conv(x, wa)
+        b = Conv(a, wb)
+        c, i = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(b)
+        f = Cast<to = 1>(i)
+        d = Add(c, f)
+        y = Conv(d, wy)
+    }""")
+    model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wy=(5, 8, 1, 1))
+    assert bench.units(model, IMAGE) == [6]
+    bench.check(model, IMAGE)
