@@ -50,3 +50,16 @@ def test_indices_of_max_pool_number_all_channels(bench: Bench) -> None:
     model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wy=(5, 8, 1, 1))
     assert bench.units(model, IMAGE) == [6]
     bench.check(model, IMAGE)
+
+
+def test_einsum_needs_a_constant_with_the_letter_it_sums_over(bench: Bench) -> None:
+    model = bench.build("""net (float[2, 6] x) => (float[2, 2, 5] y) {
+        a = MatMul(x, wa)
+        b = MatMul(a, wb)
+        c = Sigmoid(b)
+        y = Einsum<equation = "bd,cd,k->bck">(c, c, wk)
+    }""")
+    feeds = {"x": np.random.default_rng(7).standard_normal((2, 6)).astype(np.float32)}
+    model = bench.weights(model, wa=(6, 7), wb=(7, 8), wk=(5,))
+    assert bench.units(model, feeds) == [7]
+    bench.check(model, feeds)
