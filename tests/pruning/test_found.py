@@ -63,3 +63,16 @@ def test_einsum_needs_a_constant_with_the_letter_it_sums_over(bench: Bench) -> N
     model = bench.weights(model, wa=(6, 7), wb=(7, 8), wk=(5,))
     assert bench.units(model, feeds) == [7]
     bench.check(model, feeds)
+
+
+def test_the_mean_of_a_layer_norm_has_the_other_axes(bench: Bench) -> None:
+    """As an output of the model it keeps them."""
+    model = bench.build("""net (float[N, 3, 4, 4] x) => (float[N, 5, 4, 4] y, float[N, 8, 4, 1] mean) {
+        a = Conv(x, wa)
+        b = Conv(a, wb)
+        c, mean = LayerNormalization<axis = -1>(b, s, t)
+        y = Conv(c, wy)
+    }""")
+    model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), s=(4,), t=(4,), wy=(5, 8, 1, 1))
+    assert bench.units(model, IMAGE) == [6]
+    bench.check(model, IMAGE)
