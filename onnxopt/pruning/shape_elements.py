@@ -111,6 +111,8 @@ def leaks(node: ir.Node, walk: Walk) -> set[int]:
     found: set[int] = set()
     source = node.inputs[0]
     for value in _followed(node.outputs[0]):
+        if value.is_graph_output():
+            found.update(e.axis for e in trace(value, walk) or () if isinstance(e, Size) and e.value is source)
         for use in value.uses():
             reader = use.node
             if is_op(reader, *SAME, "Concat", "Shape", "Size") or _is_followed(reader, use.idx):

@@ -76,3 +76,20 @@ def test_the_mean_of_a_layer_norm_has_the_other_axes(bench: Bench) -> None:
     model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), s=(4,), t=(4,), wy=(5, 8, 1, 1))
     assert bench.units(model, IMAGE) == [6]
     bench.check(model, IMAGE)
+
+
+def test_sizes_that_a_model_gives_stay(bench: Bench) -> None:
+    model = bench.build("""net (float[N, 3, 4, 4] x) => (float[N, 5, 4, 4] y, int64[4] size, float[1] channels) {
+        a = Conv(x, wa)
+        b = Conv(a, wb)
+        c = Conv(b, wc)
+        size = Shape(b)
+        shape = Shape(c)
+        one = Constant<value_ints = [1]>()
+        count = Gather(shape, one)
+        channels = Cast<to = 1>(count)
+        y = Conv(c, wy)
+    }""")
+    model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wc=(7, 8, 1, 1), wy=(5, 7, 1, 1))
+    assert bench.units(model, IMAGE) == [6]
+    bench.check(model, IMAGE)
