@@ -112,18 +112,24 @@ def leaks(node: ir.Node, walk: Walk) -> set[int]:
     source = node.inputs[0]
     for value in _followed(node.outputs[0]):
         if value.is_graph_output():
-            found.update(e.axis for e in trace(value, walk) or () if isinstance(e, Size) and e.value is source)
+            found |= _stated(value, source, walk)
         for use in value.uses():
             reader = use.node
             if is_op(reader, *SAME, "Concat", "Shape", "Size") or _is_followed(reader, use.idx):
                 continue
-            if is_op(reader, "Mul") and trace(reader.outputs[0], walk) not in (None, [None]):
+            if is_op(reader, "Mul") and None not in (trace(reader.outputs[0], walk) or (None,)):
                 continue
-            elements = trace(value, walk)
-            if elements is None:
-                return set(range(len(walk.shapes.get(source.name or "", ())))) if source is not None else set()
-            found.update(e.axis for e in elements if isinstance(e, Size) and e.value is source)
+            found |= _stated(value, source, walk)
     return found
+
+
+def _stated(value: ir.Value, source: ir.Value | None, walk: Walk) -> set[int]:
+    """The axes of ``source`` whose sizes a value states, by themselves or in a product."""
+    elements = trace(value, walk)
+    if elements is None:
+        return set(range(len(walk.shapes.get(source.name or "", ())))) if source is not None else set()
+    sizes = [size for e in elements for size in (e.parts if isinstance(e, Product) else (e,))]
+    return {size.axis for size in sizes if isinstance(size, Size) and size.value is source}
 
 
 def _is_followed(reader: ir.Node, index: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.pruning.conftest import Bench
 
@@ -91,5 +92,25 @@ def test_sizes_that_a_model_gives_stay(bench: Bench) -> None:
         y = Conv(c, wy)
     }""")
     model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wc=(7, 8, 1, 1), wy=(5, 7, 1, 1))
+    assert bench.units(model, IMAGE) == [6]
+    bench.check(model, IMAGE)
+
+
+@pytest.mark.parametrize("picks", ["[1]", "[1, 2]"], ids=["one", "several"])
+def test_products_of_sizes_that_are_numbers_stay(bench: Bench, picks: str) -> None:
+    model = bench.build(f"""net (float[N, 3, 4, 4] x) => (float[N, 5, 4, 4] y) {{
+        a = Conv(x, wa)
+        b = Conv(a, wb)
+        shape = Shape(b)
+        picks = Constant<value_ints = {picks}>()
+        sizes = Gather(shape, picks)
+        squares = Mul(sizes, sizes)
+        numbers = Cast<to = 1>(squares)
+        roots = Sqrt(numbers)
+        all = ReduceSum<keepdims = 0>(roots)
+        c = Div(b, all)
+        y = Conv(c, wy)
+    }}""")
+    model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wy=(5, 8, 1, 1))
     assert bench.units(model, IMAGE) == [6]
     bench.check(model, IMAGE)
