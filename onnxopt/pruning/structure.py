@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import nested_graphs
-from onnxopt.core.query import Model, label, opset
+from onnxopt.core.query import Model, graphs, label, opset
 from onnxopt.core.report import Note
 from onnxopt.pruning.channels import Ids
 from onnxopt.pruning.rules.table import RULES
@@ -77,7 +77,9 @@ def analyse(model: Model, shapes: Mapping[str, tuple[int, ...]], *, keep: Iterab
         shapes: Name of a value -> shape in one call (``run.tap.observed_shapes``).
         keep: Labels of nodes whose outputs keep all their channels.
     """
-    walk = Walk(shapes, opset(model))
+    repeated = _repeated(model)
+    known = {name: shape for name, shape in shapes.items() if name not in repeated}
+    walk = Walk(known, opset(model), repeated)
     kept = frozenset(keep)
     _enter(model.graph, walk, kept)
     for value in model.graph.outputs:
@@ -96,6 +98,15 @@ def analyse(model: Model, shapes: Mapping[str, tuple[int, ...]], *, keep: Iterab
         barriers=barriers,
         walk=walk,
     )
+
+
+def _repeated(model: Model) -> frozenset[str]:
+    """Names that several branches give to values of their own: shapes and constants cannot be told apart by them."""
+    names: Counter[str] = Counter()
+    for graph in graphs(model):
+        names.update(graph.initializers.keys())
+        names.update(output.name for node in graph for output in node.outputs if output.name)
+    return frozenset(name for name, count in names.items() if count > 1)
 
 
 def alive(structure: Structure, dead: frozenset[int]) -> Alive:

@@ -74,6 +74,7 @@ class Walk:
     Attributes:
         shapes: Name of a value -> shape in the call that was observed.
         opset: Version of the default operator set.
+        repeated: Names of several values; constants among them are never cut.
         channels: The union-find.
         slots: (constant, axis) -> its ids, for every axis that a rule asked for.
         keep: Constants whose values stay where their channels are zeroed: divisors, variances.
@@ -84,6 +85,7 @@ class Walk:
 
     shapes: Mapping[str, tuple[int, ...]]
     opset: int
+    repeated: frozenset[str] = frozenset()
     channels: Channels = field(default_factory=Channels)
     slots: dict[tuple[ir.Value, int], Slot] = field(default_factory=dict[tuple[ir.Value, int], Slot])
     keep: set[ir.Value] = field(default_factory=set[ir.Value])
@@ -110,7 +112,9 @@ class Walk:
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value is a constant of floats that can be sliced."""
         tensor = tensor_of(value)
-        return tensor is not None and tensor.dtype.is_floating_point()
+        if tensor is None or value is None or value.name in self.repeated:
+            return False
+        return tensor.dtype.is_floating_point()
 
     def axis(self, value: ir.Value, axis: int) -> Axis:
         """The ids of one axis; those of a constant are made when they are first asked for."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from onnxopt.core.io import load
 from tests.pruning.conftest import Bench
 
 IMAGE = {"x": np.random.default_rng(7).standard_normal((2, 3, 4, 4)).astype(np.float32)}
@@ -113,4 +116,32 @@ def test_products_of_sizes_that_are_numbers_stay(bench: Bench, picks: str) -> No
     }}""")
     model = bench.weights(model, wa=(6, 3, 1, 1), wb=(8, 6, 1, 1), wy=(5, 8, 1, 1))
     assert bench.units(model, IMAGE) == [6]
+    bench.check(model, IMAGE)
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_branches_that_use_the_same_names_stay(bench: Bench, flag: int) -> None:
+    rng = np.random.default_rng(0)
+    value = helper.make_tensor_value_info
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    def branch(name: str, width: int) -> onnx.GraphProto:
+        nodes = [helper.make_node("Conv", ["b", "w"], ["h"]), helper.make_node("Conv", ["h", "v"], ["y"])]
+        weights = [weight("w", width, 8, 1, 1), weight("v", 5, width, 1, 1)]
+        return helper.make_graph(nodes, name, [], [value("y", TensorProto.FLOAT, None)], weights)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "wa"], ["a"]),
+        helper.make_node("Conv", ["a", "wb"], ["b"]),
+        helper.make_node("If", ["flag"], ["z"], then_branch=branch("one", 6), else_branch=branch("two", 7)),
+    ]
+    given = [weight("wa", 9, 3, 1, 1), weight("wb", 8, 9, 1, 1), numpy_helper.from_array(np.array(bool(flag)), "flag")]
+    ends = [value("x", TensorProto.FLOAT, ["N", 3, 4, 4])], [value("z", TensorProto.FLOAT, ["N", 5, 4, 4])]
+    graph = helper.make_graph(nodes, "net", *ends, given)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, bench.folder / "m.onnx")
+    model = load(bench.folder / "m.onnx")
+    assert bench.units(model, IMAGE) == [9]
     bench.check(model, IMAGE)
