@@ -20,7 +20,7 @@ from onnxopt.pruning.surgery import cut, zeroed
 from onnxopt.run.session import open_session
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
-from tests.pruning import random_images, random_sequences
+from tests.pruning import random_images, random_sequences, random_steps
 from tests.pruning.random_graphs import Case, graphs
 
 COUNT = int(os.environ.get("ONNXOPT_FUZZ", "0"))
@@ -41,7 +41,7 @@ def test_cut_equals_zeroed(tmp_path: Path) -> None:
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
-    @given(graphs(random_images.STEPS + random_sequences.STEPS))
+    @given(graphs(random_images.STEPS + random_sequences.STEPS + random_steps.STEPS))
     def run(case: Case) -> None:
         check(case, tmp_path, seen)
 
@@ -50,6 +50,7 @@ def test_cut_equals_zeroed(tmp_path: Path) -> None:
     assert seen["graphs"] >= (COUNT or 60) / 2
     assert seen["with groups"] >= 0.75 * seen["graphs"]
     assert seen["cut twice"] >= 0.5 * seen["graphs"]
+    assert seen["too large"] <= 0.02 * seen["outputs"]
     assert len([name for name in seen if name.startswith("op ")]) >= 30, "operators whose outputs became smaller"
 
 
@@ -65,7 +66,7 @@ def check(case: Case, folder: Path, seen: Counter[str]) -> None:
         structure = analyse(model, shapes)
         if not structure.groups:
             return
-        small = _cut(model, shapes, structure, case, rng, folder)
+        small = _cut(model, shapes, structure, case, rng, folder, seen)
         seen[turn] += 1
         seen["groups"] += len(structure.groups)
         after = observed_shapes(small, case.feeds, TARGET, folder)
@@ -83,6 +84,7 @@ def _cut(
     case: Case,
     rng: np.random.Generator,
     folder: Path,
+    seen: Counter[str],
 ) -> Model:
     dead: set[int] = set()
     for group in structure.groups:
@@ -99,4 +101,7 @@ def _cut(
         assert found[name].shape == array.shape
         if size < LARGEST:
             assert np.abs(found[name] - array).max() <= 1e-5 * max(size, 1e-3), f"{name} differs, of {size}"
+            seen["outputs"] += 1
+        else:
+            seen["too large"] += 1
     return load(small)
