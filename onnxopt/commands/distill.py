@@ -11,7 +11,7 @@ from onnxopt.commands.distill_report import dry_report, train_report
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.check import problems
-from onnxopt.core.io import save
+from onnxopt.core.io import save, save_scratch
 from onnxopt.core.plugins import optional
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import JSON, Report
@@ -151,7 +151,7 @@ def _train(
         changed = course.bridge.write(result)
         candidate = folder / "trained.onnx"
         facts: dict[str, JSON] = {"metric": scorer.metric.name, "samples": len(judged), "best_step": state.best_step}
-        save(result, candidate)
+        save_scratch(result, candidate)
         settings = read_settings(path)
         write_settings(candidate, settings)
         _check(path, candidate, first_feeds(judged), target)
@@ -160,7 +160,7 @@ def _train(
         report, is_better = train_report(command, path, candidate, course, state, comparison, scorer, judged, changed)
         if (is_better or keep_failing) and changed:
             stamp(result, path, [course.recipe], changes={course.recipe.name: changed}, verdict=facts, data=data)
-            save(result, candidate)
+            save_scratch(result, candidate)
             open_session(candidate, target)
             write_settings(final, NO_SETTINGS)
             save(result, final)

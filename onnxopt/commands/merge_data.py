@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxopt.commands.common import Source
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.data.dataset import Dataset
 from onnxopt.data.sources import open_dataset
 from onnxopt.evaluate.made_up import made_up
@@ -37,5 +37,5 @@ def open_shared(source: Source, alignment: Alignment, folder: Path, target: Targ
     probe = folder / "probe.onnx"
     for value in joined.values[1:]:
         joined.model.graph.outputs.append(value)
-    save(finish(joined, joined.values[0], alignment.members[0].spec), probe)
+    save_scratch(finish(joined, joined.values[0], alignment.members[0].spec), probe)
     return made_up(probe, alignment.inputs, target, samples=source.samples or MADE_UP, seed=source.seed)

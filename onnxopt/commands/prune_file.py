@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxopt.commands.provenance import Step, stamp
-from onnxopt.core.io import save
+from onnxopt.core.io import save, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Report
 from onnxopt.data.dataset import Dataset
@@ -73,7 +73,7 @@ class Writing:
             "samples": made.comparison.samples,
         }
         stamp(made.model, self.source, [made.item], changes=made.changes, verdict=facts, data=fitted)
-        save(made.model, made.path)
+        save_scratch(made.model, made.path)
         open_session(made.path, self.target)
         write_settings(self.final, NO_SETTINGS)
         save(made.model, self.final)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from onnxopt.commands.common import accuracy_table, as_json, data_notes, drift_table, latency_table
 from onnxopt.commands.prune_file import Made
-from onnxopt.core.io import data_files, save
+from onnxopt.core.io import data_files, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset
@@ -130,7 +130,7 @@ def masked(
         weights, samples = sparsified(full, taken, shares, shapes, ctx)
         model = with_weights(full, weights)
         file = ctx.workdir / f"{name}.onnx"
-        save(model, file)
+        save_scratch(model, file)
         verify(path, file, feeds, ctx.target, exact=False)
         ways.append(_Way(name, shares, model, file, scorer.compare(file), samples))
     best = max(ways, key=lambda way: way.sqnr_db)

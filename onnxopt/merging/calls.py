@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
@@ -58,7 +58,7 @@ def member_file(member: Member, folder: Path) -> Path:
         return member.path
     path = folder / f"{member.path.stem}.inner.onnx"
     if not path.exists():
-        save(member.model, path)
+        save_scratch(member.model, path)
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.combine import finish, join
 from onnxopt.run.settings import read_settings, write_settings
@@ -21,7 +21,7 @@ def separate_files(alignment: Alignment, folder: Path) -> tuple[Path, ...]:
             continue
         joined = join(alignment, [member])
         path = folder / f"member{index}.onnx"
-        save(finish(joined, joined.values[0], member.spec), path)
+        save_scratch(finish(joined, joined.values[0], member.spec), path)
         write_settings(path, read_settings(member.path))
         found.append(path)
     return tuple(found)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxopt.core.draw import Drawing
 from onnxopt.core.edit import Editor
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, TensorSpec, opset, output_specs
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -221,5 +221,5 @@ def stage_files(chained: Chain, folder: Path, target: Target) -> tuple[tuple[Pat
         for value in copy.graph.inputs:
             value.name = editor.fresh_name(f"stage{index}_{value.name}")
         files.append(folder / f"stage{index}.onnx")
-        save(copy, files[-1])
+        save_scratch(copy, files[-1])
     return tuple(files), tuple(sessions)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Note
@@ -133,7 +133,7 @@ def _score(
     folder: Path,
 ) -> Score:
     path = folder / "tried.onnx"
-    save(model, path)
+    save_scratch(model, path)
     first = alignment.members[0]
     member = replace(first, path=path, is_changed=False)
     calls = run_members([member], data, target, folder)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxopt.core.check import problems
 from onnxopt.core.draw import Drawing
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, TensorSpec
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
@@ -88,7 +88,7 @@ def save_checked(model: Model, path: Path, target: Target) -> None:
     Raises:
         VerificationError: It is not valid, or ONNX Runtime does not load it.
     """
-    save(model, path)
+    save_scratch(model, path)
     found = problems(path)
     if found:
         raise VerificationError(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, graph_of
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.errors import VerificationError
@@ -73,8 +73,8 @@ def _made(
     weights = {k: v for k, v in repaired.weights.items() if k not in on}
     small = without(with_weights(pruner.model, weights), gone, ctx)
     path, twin = ctx.workdir / f"{name}.onnx", ctx.workdir / "switched.onnx"
-    save(small, path)
-    save(with_weights(switched, {**weights, **on}), twin)
+    save_scratch(small, path)
+    save_scratch(with_weights(switched, {**weights, **on}), twin)
     try:
         verify(twin, path, feeds, ctx.target, rtol=max(tolerance(pruner.model), RTOL))
     except VerificationError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model, graphs
 from onnxopt.core.tensors import Array
 from onnxopt.errors import VerificationError
@@ -88,7 +88,7 @@ class Pruner:
     def bare(self, kept: Array, name: str) -> Path:
         """The file of the cut model without repair: for its speed."""
         path = self.ctx.workdir / f"{name}.onnx"
-        save(cut(self.model, self.shapes, self.dead(kept)), path)
+        save_scratch(cut(self.model, self.shapes, self.dead(kept)), path)
         return path
 
     def dead(self, kept: Array) -> frozenset[int]:
@@ -127,8 +127,8 @@ class Pruner:
         """
         dead = self.dead(kept)
         path, twin = self.ctx.workdir / "checked.onnx", self.ctx.workdir / "zeroed.onnx"
-        save(cut(self.model, self.shapes, dead), path)
-        save(zeroed(self.model, self.structure, dead), twin)
+        save_scratch(cut(self.model, self.shapes, dead), path)
+        save_scratch(zeroed(self.model, self.structure, dead), twin)
         verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
 
     def _checked(
@@ -137,8 +137,8 @@ class Pruner:
         changed = with_weights(self.model, weights)
         small = cut(changed, self.shapes, dead)
         path, twin = self.ctx.workdir / f"{name}.onnx", self.ctx.workdir / "zeroed.onnx"
-        save(small, path)
-        save(zeroed(changed, self.structure, dead), twin)
+        save_scratch(small, path)
+        save_scratch(zeroed(changed, self.structure, dead), twin)
         try:
             verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
             verify(self.reference, path, feeds, self.ctx.target, exact=False)

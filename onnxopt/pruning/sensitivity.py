@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.pruning.plan import Menu
@@ -72,7 +72,7 @@ def _scaled(pruner: Pruner, index: int, output: str, few: Dataset, wanted: list[
     found = tuple(layer for layer in pruner.layers if layer.linear in readers)
     repaired = repair(pruner.model, pruner.structure, found, dead, pruner.shapes, pruner.ctx)
     path = pruner.ctx.workdir / "weighed.onnx"
-    save(cut(with_weights(pruner.model, repaired.weights), pruner.shapes, dead), path)
+    save_scratch(cut(with_weights(pruner.model, repaired.weights), pruner.shapes, dead), path)
     session = open_session(path, pruner.ctx.target)
     error, size = 0.0, 0.0
     for sample, expected in zip(few, wanted, strict=True):

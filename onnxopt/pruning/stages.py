@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import nested_graphs
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
@@ -158,7 +158,7 @@ def _with(model: Model, weights: Mapping[str, Array], path: Any) -> None:
             dtype = None if value.const_value is None else value.const_value.dtype
             value.const_value = ir.Tensor(weights[name], dtype=dtype, name=name)
     try:
-        save(model, path)
+        save_scratch(model, path)
     finally:
         for value, tensor in old.items():
             value.const_value = tensor

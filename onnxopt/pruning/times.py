@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.core.io import save
+from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.measurement.profile import profile
@@ -92,7 +92,7 @@ def latency_costs(
         for share in SHARES:
             kept = choices.near(choices.full * share)
             path = ctx.workdir / "widths.onnx"
-            save(cut(model, shapes, units_to_cut(rankings, kept)), path)
+            save_scratch(cut(model, shapes, units_to_cut(rankings, kept)), path)
             times: dict[str, float] = {}
             for kernel in profile(path, feeds, ctx.target).times:
                 name = kernel.nodes[0] if kernel.nodes else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onnxopt.core.io import content_hash, load, save
+from onnxopt.core.io import content_hash, load, save_scratch
 from onnxopt.core.query import Model, input_specs, output_specs
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -257,7 +257,7 @@ def _own_answers(model: Model, samples: Sequence[Sample]) -> list[dict[str, Arra
 def _key(course: Course, ctx: Context) -> str:
     """What a run depends on, to the last bit."""
     path = ctx.workdir / "student.onnx"
-    save(course.model, path)
+    save_scratch(course.model, path)
     parts = [
         content_hash(path),
         asdict(course.recipe),

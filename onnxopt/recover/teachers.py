@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxopt.core.cache import read_arrays, user_folder, write_arrays
-from onnxopt.core.io import content_hash, load, save
+from onnxopt.core.io import content_hash, load, save_scratch
 from onnxopt.core.progress import Progress
 from onnxopt.core.query import TensorSpec, input_specs, output_specs
 from onnxopt.core.shapes import infer_shapes
@@ -132,7 +132,7 @@ def open_teacher(
                 )
             taught[f"{theirs}"] = exposed[own]
         copy = workdir / "teacher.onnx"
-        save(model, copy)
+        save_scratch(model, copy)
         session = open_session(copy, target)
     return Teacher(path, session, inputs, taught, content_hash(path), target)
 
