@@ -20,12 +20,12 @@ from onnxopt.evaluate.tally import Comparison
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
 from onnxopt.passes.base import Context
-from onnxopt.pruning.layers import Layer, layers, numbers
+from onnxopt.pruning.layers import Layer, layers
 from onnxopt.pruning.masks import Pattern, read_pattern
-from onnxopt.pruning.pruner import with_weights
 from onnxopt.pruning.repair import with_biases
 from onnxopt.pruning.sparse import Wanted, maskable, shares_by_error, sparsified
 from onnxopt.pruning.structure import analyse
+from onnxopt.pruning.surgery import numbers, with_values
 from onnxopt.run.session import Feeds
 
 __all__ = ["Zeros", "masked", "wanted_zeros"]
@@ -128,7 +128,7 @@ def masked(
     ways: list[_Way] = []
     for name, shares in _divisions(full, taken, wanted, ctx).items():
         weights, samples = sparsified(full, taken, shares, shapes, ctx)
-        model = with_weights(full, weights)
+        model = with_values(full, weights)
         file = ctx.workdir / f"{name}.onnx"
         save_scratch(model, file)
         verify(path, file, feeds, ctx.target, exact=False)

@@ -22,9 +22,10 @@ from onnxopt.passes.cleanup.unused import RemoveUnused
 from onnxopt.pruning.branches import Block
 from onnxopt.pruning.costs import widths
 from onnxopt.pruning.layers import layers
-from onnxopt.pruning.pruner import Pruned, Pruner, tolerance, with_weights
+from onnxopt.pruning.pruner import Pruned, Pruner, tolerance
 from onnxopt.pruning.repair import Repaired, repair
 from onnxopt.pruning.structure import analyse
+from onnxopt.pruning.surgery import with_values
 from onnxopt.run.session import Feeds
 
 __all__ = ["drop", "without"]
@@ -71,10 +72,10 @@ def _made(
 ) -> Pruned:
     ctx = pruner.ctx
     weights = {k: v for k, v in repaired.weights.items() if k not in on}
-    small = without(with_weights(pruner.model, weights), gone, ctx)
+    small = without(with_values(pruner.model, weights), gone, ctx)
     path, twin = ctx.workdir / f"{name}.onnx", ctx.workdir / "switched.onnx"
     save_scratch(small, path)
-    save_scratch(with_weights(switched, {**weights, **on}), twin)
+    save_scratch(with_values(switched, {**weights, **on}), twin)
     try:
         verify(twin, path, feeds, ctx.target, rtol=max(tolerance(pruner.model), RTOL))
     except VerificationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -111,12 +111,14 @@ def search(
     """
     start = time.monotonic()
     found: list[Tried] = []
-    for name, choices in _ways(pruner, price, ratio):
+    for name, choices, planned in _ways(pruner, price, ratio):
         spent = time.monotonic() - start
         if found and spent * (1 + 1 / len(found)) > time_limit:
             found.append(Tried(name, choices.full, math.nan, None))
             continue
-        kept, share = _widths(replace(pruner, choices=choices), price, ratio, name.removesuffix(BLOCKS), feeds)
+        kept, share = planned, float(price.costs(planned)[0]) / price.whole
+        if price.kind == "latency":
+            kept, share = _timed(pruner, price, ratio, name, planned, feeds)
         if not any(np.array_equal(kept, t.kept) for t in found):
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
     if price.kind == "latency":
@@ -125,16 +127,16 @@ def search(
     return sorted(found, key=lambda t: (t in slow, -_quality(t)))
 
 
-def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu]]:
-    """The names of the plans, and the widths each may use: fine ones, and ones that fill the blocks of the kernels."""
+def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, Array]]:
+    """The plans, by name, with the widths each may use: fine ones, and ones that fill the blocks of the kernels."""
     goal = price.whole * ratio
-    found = [(name, pruner.choices) for name in plans(pruner.choices, price.costs, goal)]
+    found = [(name, pruner.choices, kept) for name, kept in plans(pruner.choices, price.costs, goal).items()]
     if price.kind == "latency":
         return found
     blocks = aligned(pruner.choices, pruner.structure.groups, DEFAULT_BLOCK)
     if float(price.costs(blocks.least)[0]) > goal:
         return found
-    whole = [(name + BLOCKS, blocks) for name in plans(blocks, price.costs, goal)]
+    whole = [(name + BLOCKS, blocks, kept) for name, kept in plans(blocks, price.costs, goal).items()]
     return [*found[:2], *whole[:2], *found[2:], *whole[2:]]
 
 
@@ -147,17 +149,14 @@ def _quality(tried: Tried) -> float:
     return tried.pruned.sqnr_db if tried.pruned is not None else -math.inf
 
 
-def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequence[Feeds]) -> tuple[Array, float]:
-    """Widths of one kind and their cost; a latency is measured, and the one nearest to the goal taken."""
-    if price.kind != "latency":
-        kept = plans(pruner.choices, price.costs, price.whole * ratio)[name]
-        return kept, float(price.costs(kept)[0]) / price.whole
-    aim = ratio
+def _timed(
+    pruner: Pruner, price: Price, ratio: float, name: str, planned: Array, feeds: Sequence[Feeds]
+) -> tuple[Array, float]:
+    """Widths of one kind of plan, begun with ``planned``, whose measured latency is nearest to the goal; and it."""
+    aim, kept = ratio, planned
     best: tuple[float, Array, float] = (float("inf"), pruner.choices.least, price.least)
     seen: set[bytes] = set()
     for _ in range(ADJUSTMENTS):
-        found = plans(pruner.choices, price.costs, price.whole * aim)
-        kept = found.get(name, next(iter(found.values())))
         if kept.tobytes() in seen:
             break
         seen.add(kept.tobytes())
@@ -168,4 +167,6 @@ def _widths(pruner: Pruner, price: Price, ratio: float, name: str, feeds: Sequen
         if abs(share - ratio) <= CLOSE:
             break
         aim = float(np.clip(aim + (ratio - share), 0.02, 1.0))
+        found = plans(pruner.choices, price.costs, price.whole * aim)
+        kept = found.get(name, next(iter(found.values())))
     return best[1], best[2]

@@ -22,8 +22,9 @@ from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.gram import Reads, observe
 from onnxopt.pruning.channels import Ids
-from onnxopt.pruning.layers import Layer, numbers
+from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.structure import Group, Structure
+from onnxopt.pruning.surgery import numbers
 
 __all__ = ["IMPORTANCES", "Importance", "Ranking", "rank"]
 

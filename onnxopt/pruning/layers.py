@@ -10,14 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.query import label
-from onnxopt.core.tensors import Array, read
+from onnxopt.core.tensors import Array
 from onnxopt.passes.constants import tensor_of
 from onnxopt.passes.gram import Reads
 from onnxopt.pruning.channels import Ids
 from onnxopt.pruning.structure import Structure
 from onnxopt.pruning.walk import Alive, Linear
 
-__all__ = ["Layer", "layers", "numbers"]
+__all__ = ["Layer", "layers"]
 
 SOLVABLE = ("Conv", "Gemm", "MatMul", "Einsum")
 """Operators whose output is their rows times their matrix."""
@@ -78,18 +78,6 @@ class Layer:
         """Mask of the columns, (groups, columns of a group); ``count``: columns over all groups."""
         mask = np.ones(count, bool) if self.columns is None else stays(self.columns)
         return mask.reshape(self.reads.groups, -1)
-
-
-def numbers(value: ir.Value) -> Array:
-    """A copy of the values of a constant.
-
-    Raises:
-        ValueError: It is none.
-    """
-    tensor = tensor_of(value)
-    if tensor is None:
-        raise ValueError(f"{value.name!r} is no constant")
-    return read(tensor)
 
 
 def layers(model_graph: ir.Graph, structure: Structure) -> tuple[Layer, ...]:

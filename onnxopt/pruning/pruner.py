@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.io import save_scratch
@@ -23,10 +22,10 @@ from onnxopt.pruning.layers import Layer, layers
 from onnxopt.pruning.plan import Menu, menu, units_to_cut
 from onnxopt.pruning.repair import Repaired, repair, with_biases
 from onnxopt.pruning.structure import Structure, analyse
-from onnxopt.pruning.surgery import cut, zeroed
+from onnxopt.pruning.surgery import cut, with_values, zeroed
 from onnxopt.run.session import Feeds
 
-__all__ = ["Pruned", "Pruner", "open_pruner", "tolerance", "with_weights"]
+__all__ = ["Pruned", "Pruner", "open_pruner", "tolerance"]
 
 RTOL = 1e-5
 """Tolerated difference of the cut and the zeroed model, of the largest magnitude of an output."""
@@ -134,7 +133,7 @@ class Pruner:
     def _checked(
         self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
     ) -> tuple[Model, Path]:
-        changed = with_weights(self.model, weights)
+        changed = with_values(self.model, weights)
         small = cut(changed, self.shapes, dead)
         path, twin = self.ctx.workdir / f"{name}.onnx", self.ctx.workdir / "zeroed.onnx"
         save_scratch(small, path)
@@ -186,15 +185,3 @@ def tolerance(model: Model) -> float:
     short = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     has_short = any(v.dtype in short for graph in graphs(model) for v in graph.initializers.values())
     return 1e-2 if has_short else RTOL
-
-
-def with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
-    """A copy with other values of some constants."""
-    copy = model.clone()
-    for graph in graphs(copy):
-        for name, value in graph.initializers.items():
-            if name in weights and value.const_value is not None:
-                value.const_value = ir.Tensor(
-                    np.ascontiguousarray(weights[name]), dtype=value.const_value.dtype, name=name
-                )
-    return copy

@@ -18,10 +18,11 @@ from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.gram import not_padding
 from onnxopt.pruning.behind import behind
-from onnxopt.pruning.layers import Layer, numbers
+from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.ridge import Vectors, solve
-from onnxopt.pruning.stages import Stage, Stream, live_bytes, stages
+from onnxopt.pruning.stages import Stream, live_bytes, stages
 from onnxopt.pruning.structure import Structure, alive
+from onnxopt.pruning.surgery import numbers, zeros
 from onnxopt.pruning.walk import Alive
 
 __all__ = ["Repaired", "repair", "with_biases"]
@@ -99,7 +100,7 @@ def repair(
     if ctx.data is None:
         return Repaired({}, 0, 0)
     stays = alive(structure, frozenset(dead))
-    weights = {**_zeros(structure, stays), **(changed or {})}
+    weights = {**zeros(structure, stays), **(changed or {})}
     order = {node: i for i, node in enumerate(model.graph)}
     wanted = sorted((layer for layer in found if layer.can_solve), key=lambda layer: order[layer.linear.node])
     parts = stages(model, [layer.linear.node for layer in wanted])
@@ -109,27 +110,11 @@ def repair(
     solved = 0
     with ctx.progress.task("repairing layers", len(wanted)) as advance:
         for layer, stage in zip(wanted, parts, strict=True):
-            _advance(original, pruned, stage, weights)
+            original.advance(stage, {})
+            pruned.advance(stage, weights)
             solved += _solve(layer, original, pruned, stays, weights, ctx.seed)
             advance(1)
     return Repaired(weights, solved, len(feeds))
-
-
-def _advance(original: Stream, pruned: Stream, stage: Stage, weights: Mapping[str, Array]) -> None:
-    original.advance(stage, {})
-    pruned.advance(stage, weights)
-
-
-def _zeros(structure: Structure, stays: Alive) -> dict[str, Array]:
-    """The constants in which something is cut, with zeros there."""
-    found: dict[str, Array] = {}
-    for slot in structure.slots:
-        mask = stays(slot.ids)
-        if mask.all() or slot.value in structure.keep or slot.value.name is None:
-            continue
-        array = found.setdefault(slot.value.name, numbers(slot.value))
-        np.moveaxis(array, slot.axis, 0)[~mask] = 0
-    return found
 
 
 def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights: dict[str, Array], seed: int) -> bool:

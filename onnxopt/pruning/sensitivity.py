@@ -15,9 +15,9 @@ from onnxopt.core.io import save_scratch
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.pruning.plan import Menu
-from onnxopt.pruning.pruner import Pruner, with_weights
+from onnxopt.pruning.pruner import Pruner
 from onnxopt.pruning.repair import repair
-from onnxopt.pruning.surgery import cut
+from onnxopt.pruning.surgery import cut, with_values
 from onnxopt.run.session import Feeds, Session, open_session
 
 __all__ = ["scaled"]
@@ -72,7 +72,7 @@ def _scaled(pruner: Pruner, index: int, output: str, few: Dataset, wanted: list[
     found = tuple(layer for layer in pruner.layers if layer.linear in readers)
     repaired = repair(pruner.model, pruner.structure, found, dead, pruner.shapes, pruner.ctx)
     path = pruner.ctx.workdir / "weighed.onnx"
-    save_scratch(cut(with_weights(pruner.model, repaired.weights), pruner.shapes, dead), path)
+    save_scratch(cut(with_values(pruner.model, repaired.weights), pruner.shapes, dead), path)
     session = open_session(path, pruner.ctx.target)
     error, size = 0.0, 0.0
     for sample, expected in zip(few, wanted, strict=True):

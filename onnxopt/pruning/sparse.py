@@ -18,11 +18,12 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.passes.gram import Gram, Reads, not_padding, observe
-from onnxopt.pruning.layers import Layer, numbers
+from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.masks import Pattern, costs, eliminate, refit
 from onnxopt.pruning.ridge import LAMBDAS, WIDEST
 from onnxopt.pruning.stages import Stream, live_bytes, stages
 from onnxopt.pruning.sums import Sums
+from onnxopt.pruning.surgery import numbers
 
 __all__ = ["Wanted", "channel_order", "maskable", "shares_by_error", "sparsified"]
 

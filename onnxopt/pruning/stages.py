@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +17,7 @@ from onnxopt.core.io import save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
+from onnxopt.pruning.surgery import with_values
 from onnxopt.run.session import Feeds, open_session
 
 __all__ = ["Stage", "Stream", "live_bytes", "stages"]
@@ -118,7 +118,7 @@ class Stream:
         session = None
         if stage.model is not None:
             path = self.ctx.workdir / "stage.onnx"
-            _with(stage.model, weights, path)
+            save_scratch(with_values(stage.model, weights), path)
             session = open_session(path, self.ctx.target)
         for feeds, values in zip(self.feeds, self.values, strict=True):
             if session is not None:
@@ -147,18 +147,3 @@ def _half(array: Array) -> Array:
 
 def _wide(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _with(model: Model, weights: Mapping[str, Array], path: Any) -> None:
-    """Saves the model with other values of some constants; the model keeps its own."""
-    old: dict[ir.Value, ir.TensorProtocol | None] = {}
-    for name, value in model.graph.initializers.items():
-        if name in weights:
-            old[value] = value.const_value
-            dtype = None if value.const_value is None else value.const_value.dtype
-            value.const_value = ir.Tensor(weights[name], dtype=dtype, name=name)
-    try:
-        save_scratch(model, path)
-    finally:
-        for value, tensor in old.items():
-            value.const_value = tensor

@@ -13,11 +13,12 @@ from onnxopt.core.shapes import infer_shapes
 from onnxopt.data.sources import open_dataset
 from onnxopt.errors import UsageError
 from onnxopt.passes.base import Context
-from onnxopt.pruning.layers import layers, numbers
+from onnxopt.pruning.layers import layers
 from onnxopt.pruning.masks import Pattern, costs, eliminate, holds, read_pattern, refit
 from onnxopt.pruning.pruner import with_weights
 from onnxopt.pruning.sparse import channel_order, maskable, shares_by_error, sparsified
 from onnxopt.pruning.structure import analyse
+from onnxopt.pruning.surgery import numbers
 from onnxopt.run.session import open_session
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
