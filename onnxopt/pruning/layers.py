@@ -35,7 +35,8 @@ class Layer:
         reads: What its rows are.
         rows: Id of each row of one group, for a depthwise Conv of each group; ``None``: no row can go.
         columns: Id of each column, over all groups; ``None``: no column can go.
-        can_solve: Whether better weights follow from rows and outputs: nothing else reads the weights.
+        can_solve: Whether better weights follow from rows and outputs: the output is rows times matrix plus bias, and
+            nothing else reads the weights.
     """
 
     linear: Linear
@@ -103,10 +104,16 @@ def layers(model_graph: ir.Graph, structure: Structure) -> tuple[Layer, ...]:
                 reads,
                 _row_ids(linear, reads, slots),
                 slots.get((linear.weight, linear.out_axis)),
-                node.op_type in SOLVABLE and not node.domain and readers[linear.weight] == 1,
+                _is_plain(node) and readers[linear.weight] == 1,
             )
         )
     return tuple(found)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether the output is rows times matrix plus bias: a Gemm may multiply either by a factor."""
+    factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    return node.op_type in SOLVABLE and not node.domain and (node.op_type != "Gemm" or factors == [1.0, 1.0])
 
 
 def _reads(linear: Linear) -> Reads | None:

@@ -12,32 +12,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from onnxopt.core.edit import Editor
 from onnxopt.core.query import Model
+from onnxopt.core.shapes import infer_shapes
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
+from onnxopt.passes.constants import is_op, tensor_of
 from onnxopt.passes.gram import not_padding
 from onnxopt.pruning.behind import behind
 from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.ridge import Vectors, solve
-from onnxopt.pruning.stages import Stream, live_bytes, stages
+from onnxopt.pruning.stages import HELD_OUT, MOST_PLACES, PLACES, VECTORS_A_ROW, Stream, side_by_side
 from onnxopt.pruning.structure import Structure, alive
 from onnxopt.pruning.surgery import numbers, zeros
 from onnxopt.pruning.walk import Alive
 
 __all__ = ["Repaired", "repair", "with_biases"]
 
-PLACES = 100
-"""Vectors of one call of one sample that enter, at least."""
-MOST_PLACES = 512
-VECTORS_A_ROW = 8
-"""So many vectors are wanted for each row of a layer."""
 VECTOR_BYTES = 512 << 20
 """Of the vectors of one layer."""
-HELD_OUT = 5
-"""Every fifth sample chooses lambda."""
-LIVE_BYTES = 600 << 20
-"""Of what one stream keeps between stages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +51,13 @@ class Repaired:
 
 
 def with_biases(model: Model) -> Model:
-    """A copy in which every Conv and Gemm of the main graph with constant weights has a bias: the repair needs one."""
-    from onnxopt.core.edit import Editor
-    from onnxopt.core.shapes import infer_shapes
-    from onnxopt.passes.constants import is_op, tensor_of
+    """A copy that can be repaired.
 
-    copy = model.clone()
-    infer_shapes(copy)  # the types of values between stages
+    Every Conv and Gemm of the main graph with constant weights has a bias; weights in Constant nodes are initializers,
+    which no stage computes; the values between stages have types.
+    """
+    copy = LiftConstantsToInitializersPass(size_limit=0)(model.clone()).model
+    infer_shapes(copy)
     edit = Editor(copy)
     for node in copy.graph:
         weight = tensor_of(node.inputs[1]) if is_op(node, "Conv", "Gemm") and len(node.inputs) > 1 else None
@@ -103,10 +98,7 @@ def repair(
     weights = {**zeros(structure, stays), **(changed or {})}
     order = {node: i for i, node in enumerate(model.graph)}
     wanted = sorted((layer for layer in found if layer.can_solve), key=lambda layer: order[layer.linear.node])
-    parts = stages(model, [layer.linear.node for layer in wanted])
-    room = max(LIVE_BYTES // max(live_bytes(parts, shapes), 1), 8)
-    feeds = [ctx.data[i].feeds for i in range(min(len(ctx.data), room))]
-    original, pruned = Stream(feeds, ctx), Stream(feeds, ctx)
+    parts, original, pruned = side_by_side(model, [layer.linear.node for layer in wanted], shapes, ctx)
     solved = 0
     with ctx.progress.task("repairing layers", len(wanted)) as advance:
         for layer, stage in zip(wanted, parts, strict=True):
@@ -114,7 +106,7 @@ def repair(
             pruned.advance(stage, weights)
             solved += _solve(layer, original, pruned, stays, weights, ctx.seed)
             advance(1)
-    return Repaired(weights, solved, len(feeds))
+    return Repaired(weights, solved, len(original.feeds))
 
 
 def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights: dict[str, Array], seed: int) -> bool:

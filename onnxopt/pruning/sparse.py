@@ -21,7 +21,7 @@ from onnxopt.passes.gram import Gram, Reads, not_padding, observe
 from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.masks import Pattern, costs, eliminate, refit
 from onnxopt.pruning.ridge import LAMBDAS, WIDEST
-from onnxopt.pruning.stages import Stream, live_bytes, stages
+from onnxopt.pruning.stages import HELD_OUT, MOST_PLACES, PLACES, VECTORS_A_ROW, Stream, side_by_side
 from onnxopt.pruning.sums import Sums
 from onnxopt.pruning.surgery import numbers
 
@@ -34,10 +34,6 @@ SMALLEST = 512
 """Layers with fewer weights in a group stay dense: there is nothing to gain."""
 MOST = 0.98
 """Share of the weights of a layer that go at most where shares differ."""
-VECTORS_A_ROW = 8
-PLACES, MOST_PLACES = 100, 512
-HELD_OUT = 5
-LIVE_BYTES = 600 << 20
 
 
 def maskable(model: Model, found: Sequence[Layer], pattern: Pattern | None) -> tuple[list[Layer], list[Note]]:
@@ -146,17 +142,14 @@ def sparsified(
     weights: dict[str, Array] = {}
     if ctx.data is None:
         return weights, 0
-    parts = stages(model, [layer.linear.node for layer in taken])
-    room = max(LIVE_BYTES // max(live_bytes(parts, shapes), 1), 8)
-    feeds = [ctx.data[i].feeds for i in range(min(len(ctx.data), room))]
-    original, sparse = Stream(feeds, ctx), Stream(feeds, ctx)
+    parts, original, sparse = side_by_side(model, [layer.linear.node for layer in taken], shapes, ctx)
     with ctx.progress.task("choosing zeros", len(taken)) as advance:
         for layer, stage in zip(taken, parts, strict=True):
             original.advance(stage, {})
             sparse.advance(stage, weights)
             weights.update(_layer(layer, original, sparse, wanted[layer.name], ctx.seed))
             advance(1)
-    return weights, len(feeds)
+    return weights, len(original.feeds)
 
 
 def _layer(layer: Layer, original: Stream, sparse: Stream, wanted: float | Pattern, seed: int) -> dict[str, Array]:
@@ -183,13 +176,8 @@ def _layer(layer: Layer, original: Stream, sparse: Stream, wanted: float | Patte
 
 def _bias(layer: Layer, count: int) -> Array | None:
     """The values of a bias that nothing else reads, float64; ``None``: there is none that can be changed."""
-    bias, node = layer.linear.bias, layer.linear.node
+    bias = layer.linear.bias
     if bias is None or not bias.is_initializer() or len(list(bias.uses())) != 1:
-        return None
-    if node.op_type == "Gemm" and (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)) != (
-        1.0,
-        1.0,
-    ):
         return None
     values = numbers(bias).reshape(-1)
     return values.astype(np.float64) if values.size == count else None

@@ -20,7 +20,18 @@ from onnxopt.passes.base import Context
 from onnxopt.pruning.surgery import with_values
 from onnxopt.run.session import Feeds, open_session
 
-__all__ = ["Stage", "Stream", "live_bytes", "stages"]
+__all__ = ["HELD_OUT", "MOST_PLACES", "PLACES", "VECTORS_A_ROW", "Stage", "Stream", "side_by_side"]
+
+PLACES = 100
+"""Vectors of one call of one sample that enter, at least."""
+MOST_PLACES = 512
+VECTORS_A_ROW = 8
+"""So many vectors are wanted for each row of a layer."""
+HELD_OUT = 5
+"""Every fifth sample judges what is fitted to the others."""
+LIVE_BYTES = 600 << 20
+"""Of what one stream keeps between stages."""
+FEWEST = 8
 
 HALF_LIMIT = 6e4
 
@@ -59,7 +70,25 @@ def stages(model: Model, before: Sequence[ir.Node]) -> list[Stage]:
     return found
 
 
-def live_bytes(found: Sequence[Stage], shapes: Mapping[str, tuple[int, ...]]) -> int:
+def side_by_side(
+    model: Model, before: Sequence[ir.Node], shapes: Mapping[str, tuple[int, ...]], ctx: Context
+) -> tuple[list[Stage], Stream, Stream]:
+    """The stages in front of some nodes, and two streams over as many samples of ``ctx.data`` as fit into memory.
+
+    Args:
+        model: The model; it is not changed.
+        before: Nodes of its main graph, in graph order.
+        shapes: Shapes of its values in one call.
+        ctx: Data, target, folder.
+    """
+    parts = stages(model, before)
+    data = ctx.data or ()
+    room = max(LIVE_BYTES // max(_live_bytes(parts, shapes), 1), FEWEST)
+    feeds = [data[i].feeds for i in range(min(len(data), room))]
+    return parts, Stream(feeds, ctx), Stream(feeds, ctx)
+
+
+def _live_bytes(found: Sequence[Stage], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Bytes of what is kept for one sample, in 16 bits, at the worst cut."""
     return max((sum(2 * int(np.prod(shapes.get(name, (0,)))) for name in stage.live) for stage in found), default=0)
 

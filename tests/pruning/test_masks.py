@@ -15,10 +15,9 @@ from onnxopt.errors import UsageError
 from onnxopt.passes.base import Context
 from onnxopt.pruning.layers import layers
 from onnxopt.pruning.masks import Pattern, costs, eliminate, holds, read_pattern, refit
-from onnxopt.pruning.pruner import with_weights
 from onnxopt.pruning.sparse import channel_order, maskable, shares_by_error, sparsified
 from onnxopt.pruning.structure import analyse
-from onnxopt.pruning.surgery import numbers
+from onnxopt.pruning.surgery import numbers, with_values
 from onnxopt.run.session import open_session
 from onnxopt.run.tap import observed_shapes
 from onnxopt.run.target import Target
@@ -169,8 +168,8 @@ def test_the_repaired_model_is_nearer_than_the_one_with_the_same_zeros(tmp_path:
             zeroed[name] = np.where(array == 0, 0, numbers(model.graph.initializers[name])).astype(np.float32)
     judge = samples(tmp_path, seed=1)
     truth = outputs(model, judge, "truth.onnx")
-    with_zeros = outputs(with_weights(model, zeroed), judge, "zeroed.onnx") - truth
-    repaired = outputs(with_weights(model, weights), judge, "repaired.onnx") - truth
+    with_zeros = outputs(with_values(model, zeroed), judge, "zeroed.onnx") - truth
+    repaired = outputs(with_values(model, weights), judge, "repaired.onnx") - truth
     assert (repaired**2).sum() < 0.5 * (with_zeros**2).sum()
 
 
