@@ -12,8 +12,9 @@ from onnxopt.commands.inspect_prune import prepared
 from onnxopt.commands.prune_depth import shallow
 from onnxopt.commands.prune_file import Made, Writing
 from onnxopt.commands.prune_masks import masked, wanted_zeros
-from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_quantized, split_for_pruning
+from onnxopt.commands.prune_options import Prune, chosen_goal, fitted_to, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
+from onnxopt.commands.quantize_data import split_data
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Report
 from onnxopt.data.dataset import Dataset
@@ -109,10 +110,10 @@ def prune(
             fix="give some hundred unlabelled inputs; labels are only used to judge",
         )
     model = open_model(path, target)
-    refuse_quantized(model, path)
+    refuse_unfit(model, path)
     kept = kept_labels(model, keep)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
-    fitted, held_back = split_for_pruning(source, eval_data, path, model, target)
+    fitted, held_back = split_data(source, eval_data, path, model, target, fitted_to)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, fitted, target, source.seed, progress)

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from onnxopt.commands.common import Source, open_data
 from onnxopt.core.query import Model, label, nodes
-from onnxopt.data.dataset import Dataset, split
-from onnxopt.errors import ModelError, UsageError, nearest
+from onnxopt.errors import ModelError, UsageError
 from onnxopt.pruning.goals import Goal
 from onnxopt.pruning.importance import Importance
 from onnxopt.quantization.existing import is_integer
-from onnxopt.quantization.patterns import matching
-from onnxopt.run.target import Target
+from onnxopt.quantization.nonfinite import nonfinite_constants
+from onnxopt.quantization.patterns import excluded
 
-__all__ = ["Prune", "chosen_goal", "kept_labels", "refuse_quantized", "split_for_pruning"]
+__all__ = ["Prune", "chosen_goal", "fitted_to", "kept_labels", "refuse_unfit"]
 
 HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
 """Of the data, to judge by, where no other data are given; at least so many, at most that share."""
@@ -66,11 +64,11 @@ def chosen_goal(
     return None
 
 
-def refuse_quantized(model: Model, path: Path) -> None:
-    """Raises where nodes multiply with integer weights.
+def refuse_unfit(model: Model, path: Path) -> None:
+    """Raises where nodes multiply with integer weights, or where constants are no numbers.
 
     Raises:
-        ModelError: Some do.
+        ModelError: Some do, or are.
     """
     integer = [node for node in nodes(model) if is_integer(node)]
     if integer:
@@ -78,6 +76,13 @@ def refuse_quantized(model: Model, path: Path) -> None:
             f"the model is quantized: {len(integer)} nodes multiply with integer weights, {label(integer[0])} first",
             where=str(path),
             fix="prune the float model that it was made from, then quantize the result on the same data",
+        )
+    wrong = nonfinite_constants(model)
+    if wrong:
+        raise ModelError(
+            f"the model has {wrong[0].node}, of which {wrong[0].reason}: nothing can be fitted to its outputs",
+            where=str(path),
+            fix="export the model again from weights that are numbers",
         )
 
 
@@ -87,31 +92,10 @@ def kept_labels(model: Model, patterns: Sequence[str]) -> frozenset[str]:
     Raises:
         UsageError: A pattern matches none.
     """
-    found: set[str] = set()
-    for pattern in patterns:
-        met = matching(nodes(model), pattern)
-        if not met:
-            raise UsageError(
-                f"the pattern {pattern!r} matches no node",
-                where="--keep",
-                fix=nearest(pattern, [label(n) for n in nodes(model)] + [n.op_type for n in nodes(model)]),
-            )
-        found.update(label(node) for node in met)
-    return frozenset(found)
+    return frozenset(label(node) for node in excluded(nodes(model), patterns, option="--keep"))
 
 
-def split_for_pruning(
-    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
-) -> tuple[Dataset, Dataset]:
-    """Samples to fit to, and samples to judge by: ``eval_data``, or an eighth to a quarter of ``source``.
-
-    Raises:
-        DataError: The data cannot be used.
-    """
-    given = open_data(source, path, model, target)
-    if eval_data is not None:
-        judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
-        return given, open_data(judge, path, model, target)
-    count = len(given)
+def fitted_to(count: int) -> int:
+    """How many of so many samples are fitted to where the others judge: three quarters to seven eighths."""
     held_back = min(max(int(count * HELD_BACK), LEAST_HELD_BACK), int(count * MOST_HELD_BACK))
-    return split(given, calibration=count - held_back, seed=source.seed, most=1.0 if held_back else 0.5)
+    return count - held_back if held_back else count // 2

@@ -18,8 +18,9 @@ from onnxopt.commands.common import (
     workspace,
 )
 from onnxopt.commands.prune import prune
-from onnxopt.commands.prune_options import split_for_pruning
+from onnxopt.commands.prune_options import fitted_to
 from onnxopt.commands.quantize import quantize
+from onnxopt.commands.quantize_data import split_data
 from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
@@ -86,7 +87,7 @@ def prune_and_quantize(
         allowed = QUANTIZE_DROP if max_drop is None else max_drop
         second = quantize(slim, small, source, max_drop=allowed, **shared)
         model = load(path)
-        _, held_back = split_for_pruning(source, eval_data, path, model, target)
+        _, held_back = split_data(source, eval_data, path, model, target, fitted_to)
         scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
         written, why = slim, "" if small.exists() else second.verdict.reason
         judged = scorer.compare(small) if small.exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,28 @@ LOOKED_AT = 16
 """Samples, evenly spaced, in which one value at least must differ."""
 
 
+def calibrated(count: int) -> int:
+    """How many of so many samples are calibrated on where the others judge."""
+    return min(CALIBRATION_SAMPLES, count // 2)
+
+
 def split_data(
-    source: Source, eval_data: str | None, path: Path, model: Model, target: Target
+    source: Source,
+    eval_data: str | None,
+    path: Path,
+    model: Model,
+    target: Target,
+    fitted: Callable[[int], int] = calibrated,
 ) -> tuple[Dataset, Dataset]:
     """Samples to calibrate on, and samples to judge by: ``eval_data``, or what calibration leaves of ``source``.
+
+    Args:
+        source: The user's data.
+        eval_data: Data to judge by, if there are others.
+        path: The model.
+        model: What is in ``path``.
+        target: Where it runs.
+        fitted: How many of so many samples are calibrated on where the others judge.
 
     Raises:
         DataError: The data cannot be used, or hold one value only.
@@ -38,7 +57,7 @@ def split_data(
     if eval_data is not None:
         judge = Source(eval_data, source.labels, source.preprocess, None, source.seed)
         return given, open_data(judge, path, model, target)
-    calibration, held_back = split(given, calibration=CALIBRATION_SAMPLES, seed=source.seed)
+    calibration, held_back = split(given, calibration=fitted(len(given)), seed=source.seed, most=1.0)
     if len(given) == 1:
         note = "there is one sample, which was calibrated on and judged by: that says nothing of others"
         held_back = replace(held_back, notes=(*held_back.notes, note))

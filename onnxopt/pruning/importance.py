@@ -33,6 +33,7 @@ IMPORTANCES: tuple[Importance, ...] = ("obs", "activation", "l2", "l1")
 
 DAMPING = 1e-2
 """Of the mean of the diagonal, added to it."""
+LEAST_DAMPING = 1e-10
 STEPS = 32
 """A group is emptied in at most so many steps; units of one step are chosen together."""
 EXACT = 2048
@@ -186,10 +187,17 @@ def _parts(layer: Layer, group: Group, files: Sequence[Path], repair: bool) -> l
 
 def _inverse(moment: Array) -> Array:
     size = len(moment)
-    damping = DAMPING * float(np.trace(moment)) / size
-    damped = moment + np.eye(size, dtype=moment.dtype) * max(damping, np.finfo(np.float32).tiny)
-    factor = linalg.cholesky(damped, lower=True, overwrite_a=True, check_finite=False)
-    return linalg.cho_solve((factor, True), np.eye(size, dtype=moment.dtype), check_finite=False)
+    one = np.eye(size, dtype=moment.dtype)
+    damping = max(DAMPING * float(np.trace(moment)) / size, LEAST_DAMPING)
+    if not np.isfinite(moment).all():
+        return one
+    while True:
+        try:
+            factor = linalg.cholesky(moment + one * damping, lower=True, overwrite_a=True, check_finite=False)
+        except linalg.LinAlgError:  # rounding outweighs it where what is read hardly varies
+            damping *= 100
+        else:
+            return linalg.cho_solve((factor, True), one, check_finite=False)
 
 
 def _by_norm(group: Group, structure: Structure, method: Importance) -> Ranking:

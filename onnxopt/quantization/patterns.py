@@ -15,7 +15,9 @@ __all__ = ["KEPT", "excluded", "left_float", "matching"]
 KEPT = "integers take longer here, or cost more accuracy than they gain"
 
 
-def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True) -> frozenset[ir.Node]:
+def excluded(
+    candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: bool = True, option: str = "--exclude"
+) -> frozenset[ir.Node]:
     """The nodes whose name or op type matches one of the shell-style ``patterns``.
 
     Raises:
@@ -27,8 +29,8 @@ def excluded(candidates: Iterable[ir.Node], patterns: Sequence[str], *, strict: 
         nodes = matching(listed, pattern)
         if not nodes and strict:
             raise UsageError(
-                f"the exclusion pattern {pattern!r} matches no node",
-                where="--exclude",
+                f"the pattern {pattern!r} matches no node",
+                where=option,
                 fix=nearest(pattern, [label(n) for n in listed] + [n.op_type for n in listed]),
             )
         found.update(nodes)

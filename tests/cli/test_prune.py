@@ -175,3 +175,29 @@ def test_inspect_lists_groups_and_barriers(digits, invoke) -> None:
     groups = outcome.document["data"]["prunable"]
     assert [g["units"] for g in groups] == [32, 64, 128, 128, 128]
     assert all(g["params"] > 0 and g["MACs"] > 0 for g in groups)
+
+
+def test_data_and_weights_that_say_nothing_are_refused(digits, tmp_path, refused) -> None:
+    model, _ = digits
+    name = ort.InferenceSession(str(model)).get_inputs()[0].name
+    np.savez(tmp_path / "blank.npz", **{name: np.zeros((16, 1, 28, 28), np.float32)})
+    output = ["-o", tmp_path / "o.onnx", "--macs", 0.5]
+    refused(3, ["prune", model, *output, "--data", tmp_path / "blank.npz"], "all values of the data are the same")
+    broken = onnx.load(model)
+    weight = next(t for t in broken.graph.initializer if len(t.dims) == 4)
+    array = numpy_helper.to_array(weight).copy()
+    array.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    arguments = ["prune", tmp_path / "broken.onnx", *output, "--data", tmp_path / "few.npz"]
+    refused(3, arguments, weight.name, "NaN")
+
+
+def test_inputs_that_hardly_vary_are_no_reason_to_fail(digits, tmp_path, invoke, steady) -> None:
+    model, _ = digits
+    name = ort.InferenceSession(str(model)).get_inputs()[0].name
+    dark = np.zeros((32, 1, 28, 28), np.float32)
+    dark[:, 0, 14, 14] = np.arange(32) * 1e-8
+    np.savez(tmp_path / "dark.npz", **{name: dark})
+    arguments = ["prune", model, "-o", tmp_path / "o.onnx", "--data", tmp_path / "dark.npz", "--macs", 0.5]
+    assert invoke(*arguments, "--time-limit", 1, "--threads", 1).code == 0
