@@ -39,6 +39,7 @@ IMPORTANCES = ("obs", "activation", "l2", "l1")
 @click.option("--drop-blocks", type=click.IntRange(min=1), metavar="N", help="Take out N residual branches.")
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Largest drop; alone: the fastest model within it.")
 @click.option("--quantize", "then_quantize", is_flag=True, help="Quantize the pruned model on the same data.")
+@click.option("--recover", type=click.Choice(["distill"]), help="Train what comes out to answer as MODEL does.")
 @click.option("--importance", type=click.Choice(IMPORTANCES), default="obs", show_default=True)
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Node names or op types that keep their channels.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
@@ -58,6 +59,7 @@ def command(
     model: Path,
     output: Path | None,
     importance: Any,
+    recover: Any,
     then_quantize: bool,
     keep_failing: bool,
     inconclusive: str | None,
@@ -83,6 +85,7 @@ def command(
         drop_blocks=shared["drop_blocks"],
         max_drop=shared["max_drop"],
         importance=importance,
+        recover=recover,
         keep=shared["keep"],
         eval_data=shared["eval_data"],
         metric=metric,

@@ -48,6 +48,7 @@ CALIBRATORS = ("auto", "minmax", "ema", "percentile", "percentile-99.9", "entrop
 @click.option("--max-drop", type=MAX_DROP, default=0.01, show_default=True, metavar="X")
 @click.option("--max-evals", type=click.IntRange(min=1), default=40, show_default=True, help="Evaluations to spend.")
 @click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Try nothing further after this.")
+@click.option("--recover", type=click.Choice(["distill"]), help="Train forms over the budget to answer as MODEL does.")
 @click.option("--requantize", is_flag=True, help="Quantize what is left in float of a model quantized in part.")
 @click.option(
     "--target",
@@ -73,6 +74,7 @@ def command(
     rounding: Any,
     workers: int,
     requantize: bool,
+    recover: Any,
     ray: str | None,
     eval_data: str | None,
     max_drop: float,
@@ -106,6 +108,7 @@ def command(
         rounding=rounding,
         workers=workers,
         requantize=requantize,
+        recover=recover,
         ray=ray,
         eval_data=eval_data,
         max_drop=max_drop,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, cast
 
 import onnxruntime as ort
 
@@ -17,17 +17,12 @@ from onnxopt.core.query import Model
 from onnxopt.core.report import JSON
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.env import relevant_isa
+from onnxopt.passes.base import Step
 
-__all__ = ["Step", "sources", "stamp"]
+__all__ = ["sources", "stamp"]
 
 KEY = "onnxopt"
 SCHEMA = 1
-
-
-class Step(Protocol):
-    """A part of a recipe: a frozen dataclass with a name, for instance a pass."""
-
-    name: ClassVar[str]
 
 
 def stamp(

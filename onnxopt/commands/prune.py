@@ -15,19 +15,21 @@ from onnxopt.commands.prune_masks import masked, wanted_zeros
 from onnxopt.commands.prune_options import Prune, chosen_goal, fitted_to, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
 from onnxopt.commands.quantize_data import split_data
+from onnxopt.commands.recovery import Recovery, check_recovery, distilled_outcome
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.report import Report
+from onnxopt.core.report import Note, Report
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import UsageError
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.paired import compare_latency
-from onnxopt.passes.base import Context
+from onnxopt.passes.base import Context, Step
 from onnxopt.pruning.goals import Goal, Price, Tried, open_price, search
 from onnxopt.pruning.importance import Importance
-from onnxopt.pruning.pruner import Pruner, open_pruner
+from onnxopt.pruning.pruner import Pruned, Pruner, open_pruner
 from onnxopt.pruning.sensitivity import scaled
 from onnxopt.pruning.soundness import sound
 from onnxopt.pruning.times import block_size
+from onnxopt.recover.options import Training
 from onnxopt.run.session import Feeds
 from onnxopt.run.target import Target
 
@@ -41,6 +43,8 @@ FINE = 4
 TOLERANCE = 0.02
 """What the final measurement may lie above a latency goal."""
 BISECTIONS = 4
+MEASURED = 3
+"""Models that are measured where those before turn out slower than the input."""
 LEAST, MOST = 0.25, 0.95
 """Between these shares of the latency the fastest model within the budget is looked for."""
 
@@ -56,6 +60,7 @@ def prune(
     sparsity: float | None = None,
     nm: str | None = None,
     drop_blocks: int | None = None,
+    recover: Recovery | None = None,
     max_drop: float | None = None,
     importance: Importance = "obs",
     keep: Sequence[str] = (),
@@ -80,6 +85,7 @@ def prune(
         sparsity: Share of the weights that become zero; shapes stay as they are.
         nm: ``N:M``, of M neighbours along the input channels at most N weights stay.
         drop_blocks: Number of residual branches that go.
+        recover: ``"distill"``: what was repaired is trained to answer as the input does; kept where that is better.
         max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
         importance: How units are ranked.
         keep: Patterns of node names, or op types, that keep all the channels they make.
@@ -89,7 +95,7 @@ def prune(
         target: Where the model is to run.
         keep_failing: Write the best result even when it fails.
         accept_inconclusive: Write it when the measurement was too noisy to decide.
-        time_limit: Seconds after which no further way to share the cut out is tried.
+        time_limit: Seconds after which no further way to share the cut out is tried, and after which training ends.
         progress: Told of each step.
 
     Raises:
@@ -102,6 +108,13 @@ def prune(
         {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks},
         max_drop,
     )
+    if recover is not None and zeros is not None:
+        raise UsageError(
+            "training would fill the zeros again",
+            where=f"--recover {recover}",
+            fix="leave it out with --sparsity and --nm; their layers are repaired in closed form",
+        )
+    check_recovery(recover)
     target, progress = target or Target(), progress or SilentProgress()
     if source.path is None:
         raise UsageError(
@@ -128,10 +141,11 @@ def prune(
             if isinstance(shorter, Report):
                 return shorter
             pruner, outcome, table = shorter
+            outcome, taught, said = _taught(outcome, recover, pruner, scorer, feeds, time_limit)
             report = prune_report(path, outcome, pruner, None, max_drop, held_back, fitted)
-            report = replace(report, tables=(table, *report.tables[1:]))
-            item = f"drop-blocks {drop_blocks}"
-            return _written(_made(report, outcome, pruner, item, importance, 1), writing, fitted, feeds)
+            report = replace(report, tables=(table, *report.tables[1:]), notes=(*said, *report.notes))
+            steps = [_step(outcome, pruner, f"drop-blocks {drop_blocks}", importance, 1), *taught]
+            return _written(_made(report, outcome, pruner, steps), writing, fitted, feeds)
         timed = goal is None or goal.kind == "latency"
         block = block_size(target, folder) if timed else FINE
         pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
@@ -146,23 +160,49 @@ def prune(
             outcome = _reach(pruner, price, goal, scorer, feeds, time_limit)
         else:
             outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
+        outcome, taught, said = _taught(outcome, recover, pruner, scorer, feeds, time_limit)
         report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
-        report = replace(report, notes=(*unsound, *report.notes))
+        report = replace(report, notes=(*unsound, *said, *report.notes))
         if outcome.chosen.pruned is None:
             return report
         item = "" if goal is None else f"{goal.kind} {goal.ratio:g}"
-        return _written(_made(report, outcome, pruner, item, importance, block), writing, fitted, feeds)
+        steps = [_step(outcome, pruner, item, importance, block), *taught]
+        return _written(_made(report, outcome, pruner, steps), writing, fitted, feeds)
 
 
-def _made(report: Report, outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Made:
-    pruned = outcome.chosen.pruned
-    if pruned is None:
+def _taught(
+    outcome: Outcome,
+    recover: Recovery | None,
+    pruner: Pruner,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    time_limit: float,
+) -> tuple[Outcome, tuple[Training, ...], tuple[Note, ...]]:
+    """The outcome after distillation, where it is wanted; the recipe, where that was better; what is said of it."""
+    if recover is None or outcome.chosen.pruned is None:
+        return outcome, (), ()
+    found, recipe, note = distilled_outcome(outcome, pruner.reference, scorer, feeds, pruner.ctx, time_limit)
+    return found, () if recipe is None else (recipe,), (note,)
+
+
+def _chosen(outcome: Outcome) -> Pruned:
+    if outcome.chosen.pruned is None:
         raise ValueError("nothing was made")
-    groups = pruner.structure.groups
-    kept = tuple((g.name, int(k)) for g, k in zip(groups, pruned.kept, strict=True) if k < len(g.units))
-    changes = {"prune": sum(len(g.units) for g in groups) - int(pruned.kept.sum()) + len(pruned.dropped)}
-    item = Prune(goal, importance, block, kept, pruned.dropped)
-    return Made(report, item, changes, pruned.comparison, pruned.model, pruned.path)
+    return outcome.chosen.pruned
+
+
+def _step(outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Prune:
+    pruned = _chosen(outcome)
+    pairs = zip(pruner.structure.groups, pruned.kept, strict=True)
+    kept = tuple((group.name, int(k)) for group, k in pairs if k < len(group.units))
+    return Prune(goal, importance, block, kept, pruned.dropped)
+
+
+def _made(report: Report, outcome: Outcome, pruner: Pruner, steps: Sequence[Step]) -> Made:
+    pruned = _chosen(outcome)
+    units = sum(len(group.units) for group in pruner.structure.groups)
+    changes = {"prune": units - int(pruned.kept.sum()) + len(pruned.dropped)}
+    return Made(report, steps, changes, pruned.comparison, pruned.model, pruned.path)
 
 
 def _written(made: Made, writing: Writing, fitted: Dataset, feeds: Sequence[Feeds]) -> Report:
@@ -186,14 +226,17 @@ def _reach(
 
 
 def _measured(pruner: Pruner, price: Price, tried: Sequence[Tried], feeds: Sequence[Feeds]) -> Outcome:
-    """The first of ``tried``, measured in fresh processes."""
-    best, ctx = tried[0], pruner.ctx
-    if best.pruned is None:
-        return Outcome(best, tuple(tried), None, price)
-    latency = compare_latency(
-        pruner.reference, best.pruned.path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress
-    )
-    return Outcome(best, tuple(tried), latency, price)
+    """The first of ``tried``, measured in fresh processes; where work or parameters count, the first not slower."""
+    made = [t for t in tried if t.pruned is not None][: 1 if price.kind == "latency" else MEASURED]
+    ctx, first = pruner.ctx, Outcome(tried[0], tuple(tried), None, price)
+    for count, one in enumerate(made):
+        path = pruner.reference if one.pruned is None else one.pruned.path
+        latency = compare_latency(pruner.reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
+        found = Outcome(one, tuple(tried), latency, price)
+        if latency.decision != "slower":
+            return found
+        first = found if count == 0 else first
+    return first
 
 
 def _fastest(

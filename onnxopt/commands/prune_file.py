@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.commands.provenance import Step, stamp
+from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import save, save_scratch
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON, Report
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.tally import Comparison
+from onnxopt.passes.base import Step
 from onnxopt.run.session import open_session
 from onnxopt.run.settings import NO_SETTINGS, write_settings
 from onnxopt.run.target import Target
@@ -25,7 +26,7 @@ class Made:
 
     Attributes:
         report: What was done, and the verdict.
-        item: The recipe.
+        recipe: What was done.
         changes: Number of things that went.
         comparison: Accuracy.
         model: The model.
@@ -33,7 +34,7 @@ class Made:
     """
 
     report: Report
-    item: Step
+    recipe: Sequence[Step]
     changes: Mapping[str, int]
     comparison: Comparison
     model: Model
@@ -72,7 +73,7 @@ class Writing:
             "candidate_score": made.comparison.candidate_score,
             "samples": made.comparison.samples,
         }
-        stamp(made.model, self.source, [made.item], changes=made.changes, verdict=facts, data=fitted)
+        stamp(made.model, self.source, made.recipe, changes=made.changes, verdict=facts, data=fitted)
         save_scratch(made.model, made.path)
         open_session(made.path, self.target)
         write_settings(self.final, NO_SETTINGS)

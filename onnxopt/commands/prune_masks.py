@@ -139,7 +139,7 @@ def masked(
     report = _report(path, best, ways, latency, table, overall, held_back, max_drop)
     report = Report(report.command, report.verdict, report.data, report.tables, (*report.notes, *asked, *notes))
     item = Zeros(round(overall, 4), None if pattern is None else str(pattern), best.name)
-    return Made(report, item, {"prune-weights": count}, best.comparison, best.model, best.path)
+    return Made(report, [item], {"prune-weights": count}, best.comparison, best.model, best.path)
 
 
 def _divisions(full: Model, taken: Sequence[Layer], wanted: float | Pattern, ctx: Context) -> dict[str, Wanted]:

@@ -21,6 +21,7 @@ from onnxopt.commands.prune import prune
 from onnxopt.commands.prune_options import fitted_to
 from onnxopt.commands.quantize import quantize
 from onnxopt.commands.quantize_data import split_data
+from onnxopt.commands.recovery import Recovery
 from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Note, Report, Status, Table, Verdict
@@ -40,6 +41,7 @@ def prune_and_quantize(
     output: Path,
     source: Source,
     *,
+    recover: Recovery | None = None,
     max_drop: float | None = None,
     eval_data: str | None = None,
     metric: str | None = None,
@@ -56,6 +58,7 @@ def prune_and_quantize(
         path: The model; it is not changed.
         output: Where the result goes.
         source: Data to fit to and to calibrate on.
+        recover: How both steps recover accuracy, as for each of them.
         max_drop: Largest drop of the metric against ``path``, of both steps together.
         eval_data: Data to judge by; default: a held-back part of ``source``.
         metric: Name of the metric.
@@ -73,6 +76,7 @@ def prune_and_quantize(
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     shared: dict[str, Any] = {
         "eval_data": eval_data,
+        "recover": recover,
         "metric": metric,
         "output_name": output_name,
         "target": target,

@@ -15,9 +15,11 @@ from onnxopt.commands.common import (
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
-from onnxopt.commands.quantize_data import split_data
+from onnxopt.commands.prune_options import fitted_to
+from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES, calibrated, split_data, spread
 from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report, with_nonfinite, with_repairs
+from onnxopt.commands.recovery import Recovery, check_recovery, distilled_forms
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
@@ -67,6 +69,7 @@ def quantize(
     bits: int | None = None,
     block_size: int | None = None,
     requantize: bool = False,
+    recover: Recovery | None = None,
     ray: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -92,6 +95,8 @@ def quantize(
         keep_failing: Write the fastest candidate even when it fails.
         accept_inconclusive: Write a candidate whose measurement was too noisy to decide.
         workers: Processes that share calibration; with ``ray``: its tasks at a time, 1: as many as it has cores for.
+        recover: ``"distill"``: forms that are over the budget are trained to answer as the input does; with
+            ``time_limit``, one training takes at most that long.
         ray: Address of a Ray cluster that calibrates, or ``"local"``.
         max_evals: Most evaluations of a model on the judging samples.
         time_limit: Seconds after which nothing further is tried; the first candidate is always judged.
@@ -109,6 +114,7 @@ def quantize(
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     budget = Budget(max_evals, time_limit)
     where = deployment(place, target)
+    check_recovery(recover)
     weights = weight_options(algorithm, bits, block_size)
     has_data = source.path is not None
     check_options(mode, calibrator, rounding, weights, where, has_data=has_data, on_cluster=ray is not None)
@@ -117,7 +123,8 @@ def quantize(
     excluded(nodes(model), exclude)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     check_writable(settings_path(final))
-    calibration, held_back = split_data(source, eval_data, path, model, target)
+    fitted, held_back = split_data(source, eval_data, path, model, target, fitted_to if recover else calibrated)
+    calibration = fitted if len(fitted) <= CALIBRATION_SAMPLES or not recover else spread(fitted, CALIBRATION_SAMPLES)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, calibration, target, source.seed, progress, workers, ray)
@@ -125,7 +132,7 @@ def quantize(
         clean, _ = run(model, cleanups, ctx, reference=path, rounds=ROUNDS)
         feeds = first_feeds(held_back)
         kept = tuple(p for p in exclude if matching(nodes(clean), p))  # clean-ups may have folded the others away
-        attempts = Search(
+        search = Search(
             model=clean,
             reference=path,
             mode=mode,
@@ -140,7 +147,10 @@ def quantize(
             budget=budget,
             weights=weights,
             place=where,
-        ).run()
+        )
+        attempts = search.run()
+        if recover is not None:
+            attempts = distilled_forms(attempts, search, fitted, time_limit)
         candidates = attempts.candidates
         chosen = best(candidates) or _second_best(candidates, accept_inconclusive, keep_failing)
         if chosen is not None and chosen.model is not None and chosen.comparison is not None:
@@ -155,7 +165,7 @@ def quantize(
                 "samples": chosen.comparison.samples,
             }
             changes = {chosen.item.name: chosen.changes}
-            recipe = [*cleanups, *chosen.fixes, chosen.item]
+            recipe = [*cleanups, *chosen.fixes, chosen.item, *chosen.further]
             stamp(chosen.model, path, recipe, changes=changes, verdict=facts, data=calibration)
             save_scratch(chosen.model, chosen.path)
             open_session(chosen.path, target)

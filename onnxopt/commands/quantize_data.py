@@ -14,7 +14,7 @@ from onnxopt.data.dataset import Dataset, split
 from onnxopt.errors import DataError
 from onnxopt.run.target import Target
 
-__all__ = ["CALIBRATION_SAMPLES", "split_data"]
+__all__ = ["CALIBRATION_SAMPLES", "calibrated", "split_data", "spread"]
 
 CALIBRATION_SAMPLES = 128
 LOOKED_AT = 16
@@ -62,6 +62,11 @@ def split_data(
         note = "there is one sample, which was calibrated on and judged by: that says nothing of others"
         held_back = replace(held_back, notes=(*held_back.notes, note))
     return calibration, held_back
+
+
+def spread(data: Dataset, count: int) -> Dataset:
+    """So many samples of all, evenly spaced."""
+    return data.take(np.linspace(0, len(data) - 1, count).round().astype(int).tolist())
 
 
 def _is_blank(data: Dataset) -> bool:

@@ -12,7 +12,7 @@ from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset
 from onnxopt.run.target import Target
 
-__all__ = ["Context", "Pass", "PassResult"]
+__all__ = ["Context", "Pass", "PassResult", "Step"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,16 @@ class PassResult:
     notes: tuple[Note, ...] = ()
 
 
-class Pass(Protocol):
-    """A graph transformation. Implementations are frozen dataclasses without state between runs."""
+class Step(Protocol):
+    """A part of a recipe: a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str]
     """What users type, kebab-case."""
+
+
+class Pass(Step, Protocol):
+    """A graph transformation. Implementations are frozen dataclasses without state between runs."""
+
     lossy: ClassVar[bool]
     """Whether outputs may differ by more than rounding; such a pass is judged by a metric instead of equality."""
 

@@ -26,7 +26,8 @@ Kind: TypeAlias = Literal["latency", "macs", "params"]
 CLOSE = 0.008
 """A latency this near to the goal is not adjusted further."""
 ADJUSTMENTS = 6
-NOT_FASTER = 0.99
+SLOWER = 1.02
+"""Quick measurements above this put a model behind all others; the final measurement decides."""
 BLOCKS = ", whole blocks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
@@ -142,7 +143,7 @@ def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, A
 
 def _is_slower(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> bool:
     """Whether cutting has made the model slower: widths that fill no block may take longer than the whole."""
-    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target) >= NOT_FASTER
+    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target) >= SLOWER
 
 
 def _quality(tried: Tried) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxopt.core.plugins import optional
@@ -11,10 +12,37 @@ from onnxopt.passes.base import Context
 from onnxopt.recover.options import Training
 from onnxopt.recover.samples import split_three
 
-__all__ = ["recover_by_distillation"]
+__all__ = ["Distilled", "recover_by_distillation"]
 
 
-def recover_by_distillation(student: Model, teacher: Path, ctx: Context, options: Training) -> Model:
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """A student after its training.
+
+    Attributes:
+        model: It, with the weights of the best step.
+        recipe: How it was trained, with the hash of its teacher.
+        steps: Steps that were done.
+        best_step: The one whose weights it has; 0: no step was better than none.
+        changed: Weights that are others than before.
+    """
+
+    model: Model
+    recipe: Training
+    steps: int
+    best_step: int
+    changed: int
+
+
+def recover_by_distillation(
+    student: Model,
+    teacher: Path,
+    ctx: Context,
+    options: Training,
+    *,
+    time_limit: float | None = None,
+    gentle: float = 1.0,
+) -> Distilled:
     """A copy of the student, trained on ``ctx.data`` to answer as the teacher does.
 
     A tenth of the data chooses the best step; where no step is better on it, the copy is equal to the student.
@@ -24,6 +52,8 @@ def recover_by_distillation(student: Model, teacher: Path, ctx: Context, options
         teacher: The file of the model that it came from.
         ctx: Data, target, folder for intermediate files, progress.
         options: The recipe.
+        time_limit: Seconds after which training ends.
+        gentle: Factor of the learning rate that would fit a student that starts from afar.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -37,7 +67,8 @@ def recover_by_distillation(student: Model, teacher: Path, ctx: Context, options
         raise DataError("distillation needs real inputs", where="--recover distill", fix="give --data")
     split = split_three(ctx.data, ctx.data, seed=options.seed)
     course = prepare(student, [teacher], split, options, ctx)
-    run(course, ctx)
+    course = replace(course, peak=gentle * course.peak, recipe=replace(course.recipe, lr=gentle * course.peak))
+    state = run(course, ctx, time_limit=time_limit)
     result = student.clone()
-    course.bridge.write(result)
-    return result
+    changed = course.bridge.write(result)
+    return Distilled(result, course.recipe, state.step, state.best_step, changed)

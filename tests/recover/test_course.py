@@ -132,7 +132,7 @@ def test_the_hook_for_other_commands_brings_the_student_nearer_to_its_teacher(tm
     (tmp_path / "work").mkdir()
     before = {n: v.const_value.numpy().copy() for n, v in student.graph.initializers.items()}
     found = recover_by_distillation(student, teacher, Context(tmp_path / "work", data), Training(steps=40, batch=16))
-    assert found is not student
+    assert found.model is not student and found.changed and found.steps == 40 and found.recipe.teachers
     for name, value in student.graph.initializers.items():
         np.testing.assert_array_equal(value.const_value.numpy(), before[name])
-        assert not np.array_equal(found.graph.initializers[name].const_value.numpy(), before[name])
+        assert not np.array_equal(found.model.graph.initializers[name].const_value.numpy(), before[name])

@@ -33,7 +33,7 @@ from onnxopt.quantization.weight_only.candidates import WeightOptions, weight_ca
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
 
-__all__ = ["Attempts", "Mode", "Search"]
+__all__ = ["Attempts", "Mode", "Search", "worth_restoring"]
 
 Mode: TypeAlias = Literal["auto", "static", "dynamic", "weights", "float16", "bfloat16"]
 
@@ -247,7 +247,7 @@ class Search:
 
     def _rounded(self, candidates: Sequence[Candidate], fixed: list[Fixes]) -> list[Candidate]:
         """The static form that is worth restoring with its weights rounded by AdaRound, where that lowers its error."""
-        static = [(c, c.item, c.base) for c in _worth_restoring(candidates)]
+        static = [(c, c.item, c.base) for c in worth_restoring(candidates)]
         forms = [(c, i, base) for c, i, base in static if isinstance(i, StaticQuantize) and base is not None]
         if not forms or self.rounding != "nearest" or self.ctx.data is None or self.budget.spent() is not None:
             return []
@@ -270,7 +270,7 @@ class Search:
         metric, output = self.scorer.metric.name, self.scorer.output
         few = [self.ctx.data[i].feeds for i in range(min(RANKED_ON, len(self.ctx.data)))]
         found: list[Candidate] = []
-        for form in _worth_restoring(candidates):
+        for form in worth_restoring(candidates):
             if self.budget.spent() is not None or form.base is None or not is_quantizer(form.item):
                 break
             scorer = Scorer(self.reference, half, self.ctx.target, metric=metric, output=output, seed=self.ctx.seed)
@@ -284,7 +284,7 @@ class Search:
         return found
 
 
-def _worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
+def worth_restoring(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The last inaccurate candidate of each form, unless a fast and accurate one has nearly as many integer layers."""
     leader = best(candidates)
     forms = {type(c.item): c for c in candidates if c.outcome == "inaccurate"}

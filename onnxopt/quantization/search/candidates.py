@@ -21,7 +21,7 @@ from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.verify import verify
 from onnxopt.measurement.paired import LatencyComparison, compare_latency
-from onnxopt.passes.base import Context, Pass
+from onnxopt.passes.base import Context, Pass, Step
 from onnxopt.quantization.dynamic import DynamicQuantize
 from onnxopt.quantization.portability.deployment import Deployment
 from onnxopt.quantization.portability.repair import Repaired, repair
@@ -75,6 +75,7 @@ class Candidate:
         fixes: Passes that were applied to that before.
         settings: Runtime settings with which it was judged and measured.
         repaired: What becomes of it on CPUs without VNNI, where it is to run on such.
+        further: Steps of its recipe behind ``item``.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Candidate:
     fixes: tuple[Pass, ...] = ()
     settings: SessionSettings = NO_SETTINGS
     repaired: Repaired | None = None
+    further: tuple[Step, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
