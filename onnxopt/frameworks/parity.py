@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -19,7 +20,18 @@ from onnxopt.frameworks.drawing import batch_symbol, symbols
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
 
-__all__ = ["Case", "Row", "cases_of", "differing", "distance", "own_difference", "parity", "tolerance_of"]
+__all__ = [
+    "Case",
+    "Row",
+    "cases_of",
+    "differing",
+    "distance",
+    "is_array",
+    "own_difference",
+    "parity",
+    "tolerance_of",
+    "worst",
+]
 
 TOLERANCES = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference that rounding explains, as a share of the largest value of the output."""
@@ -132,6 +144,11 @@ def own_difference(original: Original, cases: Sequence[Case]) -> str | None:
     return None
 
 
+def worst(rows: Sequence[Row]) -> float | None:
+    """The largest relative difference; ``None`` where nothing was compared as numbers."""
+    return max((row.max_rel for row in rows if row.max_rel is not None), default=None)
+
+
 def tolerance_of(expected: Array) -> float:
     """The tolerance for an output of this dtype; integers, booleans and strings must be equal."""
     return TOLERANCES.get(expected.dtype.name, 0.0)
@@ -158,7 +175,7 @@ def distance(found: Array, expected: Array) -> tuple[float, float]:
 
 
 def _row(case: str, output: str, found: object, expected: Array, tolerance: float | None) -> Row:
-    if not isinstance(found, np.ndarray):
+    if not is_array(found):
         return Row(case, output, None, None, 0.0, False, f"ONNX Runtime gives {type(found).__name__}, not an array")
     if found.shape != expected.shape:
         reason = f"shape {list(found.shape)} instead of {list(expected.shape)}"
@@ -172,6 +189,11 @@ def _row(case: str, output: str, found: object, expected: Array, tolerance: floa
     limit = least if tolerance is None or not least else tolerance
     largest, relative = distance(found, expected)
     return Row(case, output, largest, relative, limit, relative <= limit)
+
+
+def is_array(value: object) -> TypeGuard[Array]:
+    """Whether ONNX Runtime gave a tensor (and no sequence or map)."""
+    return isinstance(value, np.ndarray)
 
 
 def _calls(original: Original, data: Dataset | None, seed: int) -> Iterator[tuple[str, Feeds]]:

@@ -44,8 +44,6 @@ def tidy(model: Model, original: Original) -> None:
 def _forget(value: ir.Value) -> None:
     value.doc_string = None
     value.metadata_props.clear()
-    if value.const_value is not None:
-        value.const_value.doc_string = None
 
 
 def _name_inputs(model: Model, original: Original) -> None:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from onnxopt.frameworks.torch_weights import name_weights
 from onnxopt.run.session import Feeds
 
 __all__ = ["ProgramExport", "TorchExport", "TorchScript", "quiet"]
+
+
+_EXPORT: Any = torch.onnx.export  # pyright: ignore[reportUnknownMemberType]
 
 
 class TorchExport:
@@ -41,7 +45,7 @@ class TorchExport:
         """Writes the model to ``path``."""
         axes = tuple({i: torch.export.Dim.DYNAMIC for i in _free(spec)} for spec in self.inputs)
         with quiet():
-            exported = torch.onnx.export(
+            exported = _EXPORT(
                 self.flat,
                 self.example,
                 dynamo=True,
@@ -51,8 +55,6 @@ class TorchExport:
                 external_data=False,
                 verbose=False,
             )
-        if exported is None:
-            raise RuntimeError("torch.onnx.export returned no program")
         self.program = exported.exported_program
         name_weights(exported.model, self.flat.model)
         save_scratch(exported.model, path)
@@ -76,7 +78,7 @@ class ProgramExport:
     def write(self, path: Path) -> None:
         """Writes the model to ``path``."""
         with quiet():
-            exported = torch.onnx.export(
+            exported = _EXPORT(
                 self.program,
                 dynamo=True,
                 input_names=[spec.name for spec in self.inputs],
@@ -84,8 +86,6 @@ class ProgramExport:
                 external_data=False,
                 verbose=False,
             )
-        if exported is None:
-            raise RuntimeError("torch.onnx.export returned no program")
         self.program = exported.exported_program
         save_scratch(exported.model, path)
 
@@ -110,7 +110,7 @@ class TorchScript:
         axes = {s.name: {i: str((s.shape or ())[i]) for i in _free(s)} for s in self.inputs}
         raw = path.with_name(f"raw-{path.name}")
         with quiet(), torch.no_grad():
-            torch.onnx.export(
+            _EXPORT(
                 self.flat,
                 self.example,
                 str(raw),

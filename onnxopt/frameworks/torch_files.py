@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def open_torch_file(text: str, request: Request) -> TorchModel:
         require_trust(path, request, f"its code calls {unsafe[0].decode(errors='replace')}")
     try:
         with quiet():
-            module = torch.jit.load(str(path), map_location="cpu")
+            module = cast(nn.Module, torch.jit.load(str(path), map_location="cpu"))  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:  # the reader raises whatever it met
         raise _damaged(path, error) from error
     notes = () if request.trust else (Note(path.name, "read", "TorchScript without file or extension operators"),)

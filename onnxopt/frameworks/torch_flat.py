@@ -76,7 +76,7 @@ def _tensors(result: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 def tensor_from(array: Array) -> Tensor:
     """A tensor with a copy of the values of ``array``."""
-    return torch.from_numpy(np.array(array))
+    return torch.from_numpy(np.array(array))  # pyright: ignore[reportUnknownMemberType]
 
 
 def array_from(tensor: Tensor) -> Array:

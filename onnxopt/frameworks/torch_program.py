@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -138,11 +138,17 @@ def _inputs(program: torch.export.ExportedProgram, path: Path) -> tuple[tuple[Te
                 fix="capture the program with tensors as its only inputs",
             )
         dtype = np.dtype(str(value.dtype).removeprefix("torch."))
-        specs.append(TensorSpec(node.name, dtype, tuple(d if isinstance(d, int) else str(d) for d in value.shape)))
+        specs.append(TensorSpec(node.name, dtype, _axes(value)))
         for user in node.users:
             if user.target is torch.ops.aten.embedding.default:
-                below[node.name] = int(cast(Any, user.args[0]).meta["val"].shape[0])
+                below[node.name] = int(user.args[0].meta["val"].shape[0])
     return tuple(specs), below
+
+
+def _axes(value: Tensor) -> tuple[int | str, ...]:
+    """Sizes, and names of those that are free (``torch.SymInt``)."""
+    axes = cast(Sequence[object], value.shape)
+    return tuple(axis if isinstance(axis, int) else str(axis) for axis in axes)
 
 
 def _examples(program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec]) -> dict[str, int]:

@@ -42,7 +42,7 @@ def _made(function: object, text: str) -> tuple[nn.Module, object]:
     if isinstance(made, tuple) and len(cast(tuple[object, ...], made)) == 2:
         made, example = cast(tuple[object, object], made)
     if not isinstance(made, nn.Module):
-        kind = type(made).__name__
+        kind = type(cast(object, made)).__name__
         raise InputError(
             f"the function returned {kind}, not a torch.nn.Module",
             where=text,

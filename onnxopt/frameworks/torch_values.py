@@ -9,7 +9,7 @@ file, as the scopes in the names or the metadata of its nodes tell.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -80,7 +80,7 @@ def module_values(model: Model, flat: Flat, inputs: Sequence[TensorSpec], feeds:
 
         return hook
 
-    named = [(name, module) for name, module in flat.named_modules() if name]
+    named = [(name, module) for name, module in cast(Iterator[tuple[str, nn.Module]], flat.named_modules()) if name]
     if any(isinstance(module, torch.jit.ScriptModule) for _, module in named):
         return {}
     handles = [module.register_forward_hook(keep(name)) for name, module in named]

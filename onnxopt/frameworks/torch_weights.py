@@ -7,7 +7,8 @@ a batch normalization into, by the module that the node which reads it belongs t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import onnx_ir as ir
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _digests(state: Mapping[str, Tensor]) -> dict[str, str]:
-    return {_digest(array_from(value)): name for name, value in reversed(state.items()) if value.numel() > 1}
+    return {_digest(array_from(value)): name for name, value in reversed(list(state.items())) if value.numel() > 1}
 
 
 def _digest(array: Array) -> str:
@@ -72,13 +73,14 @@ def _digest(array: Array) -> str:
 
 def _by_module(model: ir.Model, module: nn.Module) -> dict[str, str]:
     """Initializer -> ``<module>.weight`` or ``.bias`` of the module whose node alone reads it."""
-    known = {"model", *(f"{PREFIX}{name}" for name, _ in module.named_modules() if name)}
+    parts = cast(Iterator[tuple[str, nn.Module]], module.named_modules())
+    known = {"model", *(f"{PREFIX}{name}" for name, _ in parts if name)}
     names: dict[str, str] = {}
     for node in model.graph:
         inner = scopes(node, known)
         if node.op_type not in FOLDED or not inner:
             continue
         for value, role in zip(node.inputs[1:3], ROLES, strict=False):
-            if value is not None and value.name in model.graph.initializers and len(value.uses()) == 1:
+            if value is not None and value.name and value.name in model.graph.initializers and len(value.uses()) == 1:
                 names[value.name] = f"{inner[-1].removeprefix(PREFIX)}.{role}"
     return names
