@@ -183,3 +183,19 @@ def test_a_missing_package_is_named_with_its_extra(
     before = contents(tmp_path)
     refused(3, ["export", tmp_path, "-o", tmp_path / "m.onnx"], "onnxopt[hf]", "transformers")
     assert contents(tmp_path) == before
+
+
+def test_compare_takes_the_module_as_the_reference(invoke: Invoke, refused: Invoke, tmp_path: Path) -> None:
+    module, out, data = Cnn().eval(), tmp_path / "m.onnx", tmp_path / "d.npz"
+    assert invoke("export", f"{NETS}cnn", "-o", out, "--exporter", "torchscript", "--threads", 1).code == 0
+    image = np.random.default_rng(2).standard_normal((12, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        labels = module(torch.from_numpy(image)).argmax(1).numpy()
+    labels[0] = (labels[0] + 1) % 5
+    np.savez(data, image=image, labels=labels)
+    outcome = invoke("--json", "compare", f"{NETS}cnn", out, "--data", data, "--threads", 1)
+    assert outcome.code == 0, outcome
+    found = outcome.document["data"]["comparison"]
+    assert found["metric"] == "top1" and found["reference_score"] == pytest.approx(11 / 12)
+    assert found["drop"] == 0 and found["drift"][0]["max_abs"] < 1e-5
+    refused(3, ["compare", f"{NETS}tagger", out, "--data", data], "tagger")
