@@ -7,6 +7,7 @@ the version that is current; see docs/export.md.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -94,6 +95,7 @@ def _module(folder: Path, config: Mapping[str, Any], request: Request) -> nn.Mod
     options = {**options, "attn_implementation": "eager", "dtype": "float32", "output_loading_info": True}
     if not request.trust:
         options["use_safetensors"] = True
+    transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
             module, loaded = kind.from_pretrained(folder, **options)
@@ -122,8 +124,8 @@ def _inputs(module: nn.Module, folder: Path) -> tuple[tuple[TensorSpec, ...], di
     if getattr(config, "is_encoder_decoder", False):
         main = ""
     if main == "input_ids":
-        code: Any = module.forward.__code__
-        names = [main, *(n for n in ("attention_mask", "token_type_ids") if n in code.co_varnames[: code.co_argcount])]
+        taken = inspect.signature(module.forward).parameters
+        names = [main, *(name for name in ("attention_mask", "token_type_ids") if name in taken)]
         if not getattr(config, "type_vocab_size", 0):
             names = [name for name in names if name != "token_type_ids"]
         return tuple(TensorSpec(name, IDS, (BATCH, LENGTH)) for name in names), {LENGTH: TOKENS}

@@ -48,7 +48,7 @@ def as_original(
     found = [*notes]
     if not isinstance(module, torch.jit.ScriptModule) and any(part.training for part in module.modules()):
         found.append(Note("mode", "changed", "was in training mode; exported and compared in evaluation mode"))
-    module.eval()
+    module.cpu().eval()
     parameters = _parameters(module)
     given, sizes = request.inputs, dict(request.sizes)
     if not given and example is not None:

@@ -199,3 +199,26 @@ def test_compare_takes_the_module_as_the_reference(invoke: Invoke, refused: Invo
     assert found["metric"] == "top1" and found["reference_score"] == pytest.approx(11 / 12)
     assert found["drop"] == 0 and found["drift"][0]["max_abs"] < 1e-5
     refused(3, ["compare", f"{NETS}tagger", out, "--data", data], "tagger")
+
+
+def test_a_folder_of_hugging_face(invoke: Invoke, refused: Invoke, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="make exporters installs it")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    module = transformers.BertModel(config).eval()
+    module.save_pretrained(tmp_path / "bert")
+    outcome = invoke("--json", "export", tmp_path / "bert", "-o", tmp_path / "m.onnx", "--threads", 1)
+    assert outcome.code == 0, outcome
+    assert "batch 2, length 32" in {row["case"] for row in outcome.document["data"]["parity"]}
+    ids, mask = np.random.default_rng(0).integers(0, 60, (3, 9)), np.ones((3, 9), np.int64)
+    mask[0, 5:] = 0
+    with torch.no_grad():
+        expected = module(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state.numpy()
+    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    np.testing.assert_allclose(answers(tmp_path / "m.onnx", feeds)[0], expected, atol=1e-5)
+    document = json.loads((tmp_path / "bert" / "config.json").read_text())
+    document["architectures"] = ["BertForSequenceClassification"]
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(document))
+    refused(3, ["export", tmp_path / "bert", "-o", tmp_path / "m.onnx"], "classifier", "would be random")
