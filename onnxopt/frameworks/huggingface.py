@@ -71,7 +71,7 @@ def open_folder(text: str, request: Request) -> TorchModel:
 
 def _config(folder: Path) -> Mapping[str, Any]:
     try:
-        found: object = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"the configuration cannot be read: {error}", where=f"{folder.name}/config.json", fix="copy it again"
