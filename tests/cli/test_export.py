@@ -20,6 +20,8 @@ from tests.cli.torch_nets import Cnn, Tagger  # noqa: E402
 
 Invoke = Callable[..., Outcome]
 NETS = "tests.cli.torch_nets:"
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+"""PyTorch would have nobody make new TorchScript files; there are many old ones."""
 
 
 def answers(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -108,6 +110,7 @@ def test_what_is_random_in_evaluation_mode_is_refused(invoke: Invoke, tmp_path: 
     assert "something is random in evaluation mode too" in outcome.out.splitlines()[0]
 
 
+@DEPRECATED
 def test_files_of_torch(invoke: Invoke, refused: Invoke, tmp_path: Path) -> None:
     module = Cnn().eval()
     example = torch.zeros(2, 3, 8, 8)
@@ -131,6 +134,7 @@ def test_files_of_torch(invoke: Invoke, refused: Invoke, tmp_path: Path) -> None
         np.testing.assert_allclose(answers(tmp_path / "m.onnx", {given.name: image})[0], expected, atol=1e-5)
 
 
+@DEPRECATED
 def test_torchscript_that_touches_files_needs_trust(refused: Invoke, tmp_path: Path) -> None:
     class Writes(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
