@@ -80,6 +80,16 @@ def test_free_axes_tables_and_named_outputs(invoke: Invoke, tmp_path: Path) -> N
         np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-5)
 
 
+def test_a_first_axis_that_is_no_batch_stays_fixed(invoke: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    outcome = invoke("--json", "export", f"{NETS}single", "-o", out, "--exporter", "torchscript", "--threads", 1)
+    assert outcome.code == 0, outcome
+    assert {row["case"] for row in outcome.document["data"]["parity"]} == {"fixed batch"}
+    assert any("fixed at 7" in note["reason"] for note in outcome.document["notes"])
+    shapes = [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(out).graph.input]
+    assert shapes == [[7, 3], [3]]
+
+
 def test_data_describe_the_inputs_and_are_compared(invoke: Invoke, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", image=np.random.default_rng(0).random((4, 3, 8, 8)), labels=np.zeros(4))
     where = ["-o", tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "--threads", 1]

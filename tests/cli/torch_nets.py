@@ -135,6 +135,22 @@ def spectrum() -> tuple[nn.Module, Tensor]:
     return Spectrum(), torch.eye(3)[None]
 
 
+class Single(nn.Module):
+    """One sample without a batch axis, with a table of its own for each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places = nn.Parameter(torch.randn(7, 3))
+
+    def forward(self, x: Tensor, factor: Tensor) -> Tensor:
+        return (self.places * x).sum(0) * factor
+
+
+def single() -> tuple[nn.Module, Tensor, Tensor]:
+    return Single(), torch.zeros(7, 3), torch.ones(3)
+
+
 def failing() -> nn.Module:
     raise FileNotFoundError("no weights at weights.bin")
 
