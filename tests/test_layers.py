@@ -15,7 +15,7 @@ ROWS = (
     {"run", "data"},
     {"evaluate", "measurement"},
     {"passes", "export"},
-    {"quantization", "pruning", "merging", "recover"},
+    {"quantization", "pruning", "merging", "recover", "frameworks"},
     {"recipe"},
     {"commands"},
     {"report", "tune"},
