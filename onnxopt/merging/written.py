@@ -11,19 +11,21 @@ import onnx_ir as ir
 
 from onnxopt.core.check import problems
 from onnxopt.core.draw import Drawing
-from onnxopt.core.io import save_scratch
+from onnxopt.core.io import EXTERNAL_THRESHOLD, save_scratch, total_bytes
 from onnxopt.core.query import Model, TensorSpec
+from onnxopt.core.shapes import infer_shapes
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import InputError, VerificationError
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.combine import finish, join, spec_value
+from onnxopt.merging.horizontal.fuse import Fused, fuse
 from onnxopt.merging.rules import Combination
 from onnxopt.merging.trunk import Shared, share_work
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 
-__all__ = ["Difference", "build", "output_spec", "save_checked", "verify_outputs"]
+__all__ = ["Difference", "build", "build_fused", "output_spec", "save_checked", "verify_outputs"]
 
 TOLERANCE = 1e-5
 """Largest difference from the numpy ensemble, relative to its largest magnitude (from 1 up)."""
@@ -49,9 +51,34 @@ def build(alignment: Alignment, combination: Combination, *, share: bool = True)
     joined = join(alignment, chosen)
     spec = output_spec(alignment)
     drawing = Drawing(joined.editor, joined.model.graph, "ensemble")
-    output = combination.draw(drawing, joined.values, spec_value(spec).dtype or ir.DataType.FLOAT)
-    model = finish(joined, output, spec)
+    brought = combination.bring(drawing, joined.values)
+    model = finish(joined, combination.draw(drawing, brought, spec_value(spec).dtype or ir.DataType.FLOAT), spec)
     return share_work(model) if share else (model, Shared(0, 0, 0))
+
+
+def build_fused(alignment: Alignment, combination: Combination) -> tuple[Model, Fused] | None:
+    """The same with members of one architecture computed together; ``None``: there are none.
+
+    Equal work is done once first, so that a common trunk stays one.
+    """
+    joined = join(alignment, [alignment.members[k] for k in combination.keep])
+    graph, spec = joined.model.graph, output_spec(alignment)
+    drawing = Drawing(joined.editor, graph, "ensemble")
+    brought = combination.bring(drawing, joined.values)
+    if any(value.producer() is None for value in brought) or total_bytes(joined.model) > EXTERNAL_THRESHOLD:
+        return None
+    graph.outputs.extend(brought)
+    share_work(joined.model)
+    infer_shapes(joined.model)
+    brought = list(graph.outputs)
+    graph.outputs.clear()
+    fused = fuse(drawing, brought)
+    if not fused.operators:
+        return None
+    kind = spec_value(spec).dtype or ir.DataType.FLOAT
+    output = combination.draw(drawing, fused.values, kind, fused.stacked)
+    graph.sort()
+    return finish(joined, output, spec), fused
 
 
 def output_spec(alignment: Alignment) -> TensorSpec:
