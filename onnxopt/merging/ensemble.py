@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,10 +27,33 @@ from onnxopt.merging.trunk import Shared
 from onnxopt.merging.written import Difference, build, save_checked, verify_outputs
 from onnxopt.run.target import Target
 
-__all__ = ["Ensemble", "cascade", "combine"]
+__all__ = ["VERIFIED", "Ensemble", "Fuse", "Fusion", "cascade", "combine"]
 
 VERIFIED = 64
 """Samples on which the file is compared with separate sessions."""
+
+
+Fuse = Literal["auto", "on", "off"]
+"""Whether members of one architecture are computed side by side: where measured faster, always, never."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Members of one architecture side by side, measured against one after the other.
+
+    Attributes:
+        operators: Operators of one member that run once for all of them.
+        members: How many members take part.
+        is_whole: Whether all members are side by side up to their outputs.
+        is_kept: Whether it is in the result.
+        latency: Side by side against one after the other, in one file both.
+    """
+
+    operators: int
+    members: int
+    is_whole: bool
+    is_kept: bool
+    latency: LatencyComparison
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,8 @@ class Ensemble:
         facts: Figures of the fit.
         notes: What was decided on the way.
         is_conditional: Whether its time depends on the values.
-        fusion: Members side by side against one after the other, where that was tried.
+        combination: The rule that the file computes of all outputs, where it is one.
+        fusion: Members of one architecture side by side, where that was tried.
     """
 
     strategy: Strategy
@@ -60,7 +85,8 @@ class Ensemble:
     facts: dict[str, JSON] = field(default_factory=dict[str, "JSON"])
     notes: tuple[Note, ...] = ()
     is_conditional: bool = False
-    fusion: LatencyComparison | None = None
+    combination: Combination | None = None
+    fusion: Fusion | None = None
 
 
 def combine(
@@ -95,7 +121,16 @@ def combine(
     dropped = [m.title for k, m in enumerate(alignment.members) if k not in fitted.combination.keep]
     notes += tuple(Note(title, "dropped", "its weight is 0: the others do better without it") for title in dropped)
     return Ensemble(
-        strategy, model, path, fitted.combination.keep, difference, shared, judgement, dict(fitted.facts), notes
+        strategy,
+        model,
+        path,
+        fitted.combination.keep,
+        difference,
+        shared,
+        judgement,
+        dict(fitted.facts),
+        notes,
+        combination=fitted.combination,
     )
 
 

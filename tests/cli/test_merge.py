@@ -21,7 +21,7 @@ Invoke = Callable[..., Outcome]
 
 @pytest.fixture
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    for module in ("onnxopt.commands.merge", "onnxopt.commands.merge_serial"):
+    for module in ("onnxopt.commands.merge", "onnxopt.commands.merge_fuse", "onnxopt.commands.merge_serial"):
         monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: latency("faster"))
     return [net(tmp_path / f"{k}.onnx", k) for k in (1, 2)]
 
