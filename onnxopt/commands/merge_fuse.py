@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset
-from onnxopt.errors import UsageError, VerificationError
+from onnxopt.errors import InputError, UsageError, VerificationError
 from onnxopt.measurement.paired import compare_latency
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
@@ -64,7 +64,7 @@ def with_fusion(
         expected = [combination.compute(call) for call in calls.outputs[:VERIFIED]]
         difference = verify_outputs(path, data, expected, target)
         verify_batch(path, ensemble.path, data, target)
-    except VerificationError as error:
+    except (VerificationError, InputError) as error:
         note = Note("horizontal fusion", "left out", error.what)
         return replace(ensemble, notes=(*ensemble.notes, note))
     latency = compare_latency(ensemble.path, path, feeds, target, seed=seed, progress=progress)

@@ -198,8 +198,8 @@ def draw_stacked(rule: Rule, drawing: Drawing, stacked: ir.Value, rank: int) -> 
     match rule:
         case Linear(weights):
             if not rule.is_mean(len(weights)):
-                factors = np.asarray(weights, kind) * len(weights)
-                stacked = drawing.op("Mul", stacked, drawing.constant(factors.reshape(-1, *(1,) * rank)))
+                factors: Array = len(weights) * np.asarray(weights, np.float64).reshape(-1, *(1,) * rank)
+                stacked = drawing.op("Mul", stacked, drawing.constant(factors, kind))
             return drawing.reduce("ReduceMean", stacked, 0)
         case Votes(axis, threshold):
             if axis is None:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.draw import Attribute
-from onnxopt.core.tensors import Array
-from onnxopt.merging.horizontal.stacks import Channels, Leading, Refusal, Same, Stacker, State, Weights
-from onnxopt.merging.horizontal.step import Rule, Step, moved
+from onnxopt.merging.horizontal.products import batch_norm, gemm, layer_norm, matmul
+from onnxopt.merging.horizontal.stacks import Leading, Refusal, Same, Stacker, State
+from onnxopt.merging.horizontal.step import OPEN, UNKNOWN, Rule, Step, moved
 
 __all__ = ["LEADING", "NARY", "UNARY"]
 
@@ -43,8 +43,6 @@ NARY = frozenset(
         *("Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where", "Xor"),
     }
 )
-UNKNOWN = Refusal("the number of axes is not known")
-OPEN = Refusal("the sizes are not known")
 Result = Sequence[State] | Refusal
 
 
@@ -79,68 +77,6 @@ def _clip(step: Step, stacker: Stacker) -> Result:
     return _unary(step, stacker)
 
 
-def _matmul(step: Step, stacker: Stacker) -> Result:
-    ranks, second = step.ranks(), step.inputs[1]
-    weights = None if second is None else stacker.arrays(second)
-    if ranks == [2, 2] and weights is not None and isinstance(state := step.inputs[0], Same):
-        return _side_by_side(step, stacker, state.value, weights, None)
-    if ranks is None or min(ranks) < 2:
-        return UNKNOWN if ranks is None else Refusal("it multiplies a vector")
-    values = [
-        state.value if isinstance(state, Same) else step.stacked(i, stacker, max(ranks))
-        for i, state in enumerate(step.inputs)
-    ]
-    return OPEN if None in values else [Leading(stacker.like(step.node, values)[0])]
-
-
-def _gemm(step: Step, stacker: Stacker) -> Result:
-    """``alpha A' B' + beta C`` as MatMul and Add, the factors in the weights."""
-    attributes = step.node.attributes
-    alpha, beta = (attributes[n].as_float() if n in attributes else 1.0 for n in ("alpha", "beta"))
-    first, second = step.inputs[:2]
-    if step.int("transA", 0) or first is None or second is None:
-        return Refusal("its first input is transposed")
-    is_transposed = bool(step.int("transB", 0))
-
-    def scaled(array: Array) -> Array:
-        return (array.T if is_transposed else array) * np.asarray(alpha, array.dtype)
-
-    weights = stacker.arrays(second, scaled)
-    left = first.value if isinstance(first, Same) else step.stacked(0, stacker)
-    if weights is None or left is None:
-        return Refusal("its second input is no weight") if weights is None else OPEN
-    third = step.state(2)
-    bias = None if third is None else stacker.arrays(third, lambda array: array * np.asarray(beta, array.dtype))
-    if isinstance(first, Same) and (
-        third is None or (bias is not None and all(a.size == weights[0].shape[1] for a in bias))
-    ):
-        return _side_by_side(step, stacker, first.value, weights, bias)
-    found = stacker.drawing.op("MatMul", left, stacker.stack(weights, 2))
-    found.type = step.node.outputs[0].type
-    if third is not None:
-        if bias is None and beta != 1:
-            return Refusal("what it adds is no weight")
-        added = stacker.stack(bias, 2) if bias is not None else step.stacked(2, stacker, 2)
-        if added is None:
-            return OPEN
-        found = stacker.drawing.op("Add", found, added)
-        found.type = step.node.outputs[0].type
-    return [Leading(found)]
-
-
-def _side_by_side(
-    step: Step, stacker: Stacker, value: ir.Value, weights: Sequence[Array], bias: Sequence[Array] | None
-) -> Result:
-    """Rows that all members read, times the columns of all of them: one plain product, which runtimes pack ahead."""
-    drawing, width = stacker.drawing, weights[0].shape[1]
-    inputs = [value, stacker.side_by_side(weights, axis=1)]
-    if bias is not None:
-        inputs.append(stacker.side_by_side([array.ravel() for array in bias]))
-    found = drawing.op("MatMul" if bias is None else "Gemm", *inputs)
-    found.type = step.node.outputs[0].type
-    return [Channels(found, width)]
-
-
 def _at_axis(default: int) -> Rule:
     """The rule of operators with one stacked input and an attribute ``axis``."""
 
@@ -155,56 +91,6 @@ def _at_axis(default: int) -> Rule:
         return [Leading(out) for out in stacker.like(step.node, [value, *rest], changed)]
 
     return rule
-
-
-def _layer_norm(step: Step, stacker: Stacker) -> Result:
-    """With a scale of 1: that of each member follows, since the operator takes one for all."""
-    ranks, used = step.ranks(), [o for o in step.node.outputs[1:] if o.uses()]
-    scales = None if step.state(1) is None else stacker.arrays(step.inputs[1] or Weights(()))
-    state = step.inputs[0]
-    value = state.value if isinstance(state, Same) else step.stacked(0, stacker)
-    if ranks is None or scales is None or value is None or used:
-        return Refusal("its scale is no weight, or its further outputs are read")
-    drawing, kind = stacker.drawing, step.node.outputs[0].type
-    ones = drawing.constant(np.ones_like(scales[0]))
-    axis: dict[str, Attribute] = {"axis": moved([step.int("axis", -1)])[0]}
-    names = {name: a.value for name, a in step.node.attributes.items() if name in ("epsilon", "stash_type")}
-    found = drawing.op("LayerNormalization", value, ones, **{**names, **axis})
-    found.type = kind
-    for index, op_type in ((1, "Mul"), (2, "Add")):
-        if step.has(index):
-            state = step.inputs[index]
-            operand = state.value if isinstance(state, Same) else step.stacked(index, stacker, ranks[0])
-            if operand is None:
-                return OPEN
-            found = drawing.op(op_type, found, operand)
-            found.type = kind
-    return [Leading(found)]
-
-
-def _batch_norm(step: Step, stacker: Stacker) -> Result:
-    """``x * s + b`` with ``s = scale / sqrt(var + epsilon)``, ``b = bias - mean * s``, of values ``(n, c)``."""
-    if step.int("training_mode", 0) or any(o.uses() for o in step.node.outputs[1:]):
-        return Refusal("it is in training mode")
-    if step.rank(0) != 2:
-        return Refusal("it is no normalization of rows")
-    found = [stacker.arrays(state) if state is not None else None for state in step.inputs[1:5]]
-    constants = [arrays for arrays in found if arrays is not None]
-    state = step.inputs[0]
-    value = state.value if isinstance(state, Same) else step.stacked(0, stacker)
-    if len(constants) < 4 or value is None:
-        return Refusal("its statistics are no weights")
-    epsilon = step.node.attributes["epsilon"].as_float() if "epsilon" in step.node.attributes else 1e-5
-    scales: list[Array] = []
-    biases: list[Array] = []
-    for scale, bias, mean, variance in zip(*constants, strict=True):
-        factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
-        scales.append(factor.astype(scale.dtype))
-        biases.append((bias - mean * factor).astype(scale.dtype))
-    result = stacker.drawing.op("Mul", value, stacker.stack(scales, 2))
-    result = stacker.drawing.op("Add", result, stacker.stack(biases, 2))
-    result.type = step.node.outputs[0].type
-    return [Leading(result)]
 
 
 def _transpose(step: Step, stacker: Stacker) -> Result:
@@ -276,16 +162,16 @@ def _with_axes(index: int) -> Rule:
 
 
 def _slice(step: Step, stacker: Stacker) -> Result:
-    value, starts = step.stacked(0, stacker), step.state(1)
+    value = step.stacked(0, stacker)
     others = [state for state in step.inputs[1:] if state is not None]
     if value is None or not all(isinstance(state, Same) for state in others):
         return Refusal("its limits differ")
     axes = step.ints(3)
     if axes is None:
-        size = step.source(1).shape
-        if step.has(3) or size is None or not isinstance(size[0], int) or starts is None:
+        size = step.length(1)
+        if step.has(3) or size is None:
             return Refusal("its axes are not known")
-        axes = list(range(size[0]))
+        axes = list(range(size))
     rest = [state.value if isinstance(state, Same) else None for state in step.inputs]
     inputs = [value, *rest[1:3], stacker.drawing.constant(moved(axes)), *rest[4:]]
     return [Leading(stacker.like(step.node, inputs)[0])]
@@ -311,10 +197,10 @@ def _gather(step: Step, stacker: Stacker) -> Result:
 
 
 def _expand(step: Step, stacker: Stacker) -> Result:
-    shape, size, own = step.state(1), step.source(1).shape, step.rank(0)
-    if not isinstance(shape, Same) or own is None or size is None or not isinstance(size[0], int):
+    shape, length, own = step.state(1), step.length(1), step.rank(0)
+    if not isinstance(shape, Same) or own is None or length is None:
         return Refusal("the shapes differ or are not known")
-    value = step.stacked(0, stacker, max(own, size[0]))
+    value = step.stacked(0, stacker, max(own, length))
     return OPEN if value is None else [Leading(stacker.like(step.node, [value, shape.value])[0])]
 
 
@@ -328,15 +214,15 @@ LEADING: dict[str, Rule] = {
         [f"Reduce{k}" for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")],
         _with_axes(1),
     ),
-    "BatchNormalization": _batch_norm,
+    "BatchNormalization": batch_norm,
     "Clip": _clip,
     "Concat": _concat,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
-    "Gemm": _gemm,
-    "LayerNormalization": _layer_norm,
-    "MatMul": _matmul,
+    "Gemm": gemm,
+    "LayerNormalization": layer_norm,
+    "MatMul": matmul,
     "Reshape": _reshape,
     "Shape": _shape,
     "Slice": _slice,

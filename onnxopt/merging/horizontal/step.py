@@ -12,7 +12,10 @@ from onnxopt.core import shapes
 from onnxopt.merging.horizontal.stacks import Refusal, Same, Separate, Stacker, State
 from onnxopt.passes.constants import array_of, int_attribute
 
-__all__ = ["Rule", "Step", "moved"]
+__all__ = ["OPEN", "UNKNOWN", "Rule", "Step", "moved"]
+
+UNKNOWN = Refusal("the number of axes is not known")
+OPEN = Refusal("the sizes are not known")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Step:
         """Those of all inputs."""
         found = [self.rank(i) for i in range(len(self.inputs)) if self.has(i)]
         return None if None in found else [r for r in found if r is not None]
+
+    def length(self, index: int) -> int | None:
+        """The size of an input of one axis, where it is known."""
+        shape = self.source(index).shape
+        size = None if shape is None or len(shape) != 1 else shape[0]
+        return size if isinstance(size, int) else None
 
     def ints(self, index: int) -> list[int] | None:
         """The integers of a constant input that all members have alike."""
