@@ -16,8 +16,9 @@ from onnxopt.errors import VerificationError
 from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
-from onnxopt.merging.cascade import Exits, build_cascade, choose_exits
+from onnxopt.merging.cascade import build_cascade
 from onnxopt.merging.costs import member_costs
+from onnxopt.merging.exits import Exits, choose_exits
 from onnxopt.merging.fit import Fitted, Setting, fit
 from onnxopt.merging.forms import forms_for
 from onnxopt.merging.judge import Judgement, judge
@@ -168,7 +169,9 @@ def cascade(
     used = np.concatenate([exits.run(call)[1] for call in calls.outputs])
     facts: dict[str, JSON] = {
         "order": [alignment.members[k].title for k in exits.order],
+        "measure": exits.measure,
         "threshold": exits.threshold,
+        "limits": list(exits.limits),
         "costs": list(exits.costs),
         "exits": [float((used == k + 1).mean()) for k in range(len(exits.order))],
         **figures,
@@ -177,11 +180,17 @@ def cascade(
     note = Note(
         "cascade",
         "exits",
-        f"at confidence {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of "
-        "the cost of all members",
+        f"at {_limits_in_words(exits)} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of the cost "
+        "of all members",
     )
     keep = tuple(range(len(alignment.members)))
     return Ensemble(strategy, model, path, keep, difference, shared, judgement, facts, (note,), True)
+
+
+def _limits_in_words(exits: Exits) -> str:
+    is_lead = exits.measure == "lead" and not exits.is_sides
+    what = "a lead of the likeliest class" if is_lead else "a confidence"
+    return f"{what} of {', '.join(f'{limit:.3g}' for limit in dict.fromkeys(exits.limits))}"
 
 
 def _built(
