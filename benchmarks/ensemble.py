@@ -1,6 +1,6 @@
 """What ``merge`` is worth: accuracy of its fits over 20 splits, and the time of one file against separate sessions.
 
-``python -m benchmarks.ensemble [--splits N]`` writes ``benchmarks/results/ensemble.json``. Small nets on noisy digits
+``python -m benchmarks.ensemble [--splits N] [--parts latency,...]`` writes ``benchmarks/results/ensemble.json``. Small nets on noisy digits
 of scikit-learn; five unequal ones and five similar ones; fits see 256 labelled samples, tests 6000 others.
 """
 
@@ -31,6 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "ensemble.json"
 FITTED, TESTED = 256, 6000
 TASK = Task("classes", 1)
 ONE = Target(threads=1)
+PARTS = ("unequal", "similar", "soups", "latency")
 SHOWN = ("decision", "ratio", "low", "high", "processes")
 
 
@@ -158,20 +159,27 @@ def latencies(data: Digits, folder: Path) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--splits", type=int, default=20)
-    splits = parser.parse_args().splits
+    parser.add_argument("--parts", default=",".join(PARTS), help="the other parts stay as they were measured before")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
     torch.set_num_threads(1)
     start = time.time()
-    results: dict[str, object] = {"splits": splits, "fitted_on": FITTED, "tested_on": TESTED}
+    results: dict[str, object] = {}
+    if set(parts) < set(PARTS):
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results |= {"splits": options.splits, "fitted_on": FITTED, "tested_on": TESTED}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for case, noise, make in (("unequal", 0.45, unequal), ("similar", 0.35, similar)):
-            data = digits(noise)
-            results[case] = over_splits(make(data), data, folder, splits)
-            print(case, json.dumps(results[case]), flush=True)
-        results["soups"] = soups(digits(0.45), folder)
-        print("soups", json.dumps(results["soups"]), flush=True)
-        results["latency"] = latencies(digits(0.45), folder)
-        print("latency", json.dumps(results["latency"]), flush=True)
+            if case in parts:
+                data = digits(noise)
+                results[case] = over_splits(make(data), data, folder, options.splits)
+        if "soups" in parts:
+            results["soups"] = soups(digits(0.45), folder)
+        if "latency" in parts:
+            results["latency"] = latencies(digits(0.45), folder)
+    for part in parts:
+        print(part, json.dumps(results[part]), flush=True)
     results["seconds"] = round(time.time() - start, 1)
     results["environment"] = environment(ONE)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -24,14 +24,14 @@ from onnxopt.merging.exits import Exits
 from onnxopt.merging.trunk import Shared, share_work
 from onnxopt.merging.written import output_spec
 
-__all__ = ["build_cascade"]
+__all__ = ["build_cascade", "check_batch"]
 
 
-def build_cascade(alignment: Alignment, exits: Exits) -> tuple[Model, Shared]:
-    """The cascade as one model.
+def check_batch(alignment: Alignment) -> bool:
+    """Whether the batch is fixed to 1.
 
     Raises:
-        UsageError: The batch is fixed to more than 1.
+        UsageError: It is fixed to more.
     """
     first = alignment.inputs[0].shape
     batch = first[0] if first else None
@@ -41,13 +41,23 @@ def build_cascade(alignment: Alignment, exits: Exits) -> tuple[Model, Shared]:
             where="--strategy cascade",
             fix="export them with a batch of 1 or a free one",
         )
+    return batch == 1
+
+
+def build_cascade(alignment: Alignment, exits: Exits) -> tuple[Model, Shared]:
+    """The cascade as one model.
+
+    Raises:
+        UsageError: The batch is fixed to more than 1.
+    """
+    is_single = check_batch(alignment)
     inputs = [spec_value(spec) for spec in alignment.inputs]
     members = alignment.members
     graph = ir.Graph(inputs, [], nodes=[], opset_imports=imports_of(members), name="cascade")
     model = ir.Model(graph, ir_version=max(m.model.ir_version for m in members), producer_name="onnxopt")
     editor = Editor(model)
     batched = {s.name for s in alignment.inputs if s.shape and not isinstance(s.shape[0], int)}
-    builder = _Builder(alignment, exits, model, editor, batched, is_single=batch == 1)
+    builder = _Builder(alignment, exits, model, editor, batched, is_single=is_single)
     named = {value.name or "": value for value in inputs}
     total = builder.member(graph, 0, named)
     output = builder.rest(graph, named, total, 1)

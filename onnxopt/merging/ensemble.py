@@ -16,7 +16,7 @@ from onnxopt.errors import VerificationError
 from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
-from onnxopt.merging.cascade import build_cascade
+from onnxopt.merging.cascade import build_cascade, check_batch
 from onnxopt.merging.costs import member_costs
 from onnxopt.merging.exits import Exits, choose_exits
 from onnxopt.merging.fit import Fitted, Setting, fit
@@ -152,6 +152,7 @@ def cascade(
         UsageError: Outputs give no confidence, or the batch is fixed to more than one.
         VerificationError: The file does not answer as separate sessions with the same rule.
     """
+    check_batch(alignment)
     forms, _ = forms_for(setting.task, "auto", setting.found, setting.shapes)
     costs = member_costs(alignment, data[0].feeds, target)
     exits, figures = choose_exits(strategy, setting.task, forms, costs, calls)

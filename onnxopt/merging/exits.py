@@ -102,7 +102,9 @@ def choose_exits(
 
     The loss of an item is how much less probable, to all members together, its answer is than theirs (and with labels
     for a quarter the change in being right, which is noisier but sees what all members together get wrong).
-    The goal is kept by its upper confidence bound: ``mean + z s / sqrt(n) <= max_drop``.
+    The goal is kept by its upper confidence bound: ``mean + z s / sqrt(n) <= max_drop``, at that threshold and at all
+    higher ones: the first that fails ends the search, so that no low one passes by luck (fixed sequence testing;
+    Angelopoulos et al., "Learn then Test", 2021).
 
     Raises:
         UsageError: The outputs are values, or maps.
@@ -131,15 +133,15 @@ def choose_exits(
     leads = [_lead(start, mean) / scale for mean, scale in zip(means, _scales(len(order)), strict=True)]
     tried = [*_between(np.concatenate(leads)), never]
     best, figures = _at(start, tried[-1]), dict[str, float]()
-    for threshold in tried:
+    for threshold in reversed(tried):
         exits = _at(start, threshold)
         answers, used = exits.run(table)
         share, bound = exits.cost(used), _bound(full, answers, labels, strategy.confidence, is_sides=start.is_sides)
-        if (strategy.max_cost is None and bound <= strategy.max_drop) or (
-            strategy.max_cost is not None and share <= strategy.max_cost
-        ):
+        if strategy.max_cost is None and bound > strategy.max_drop:
+            break
+        if strategy.max_cost is None or share <= strategy.max_cost:
             best, figures = exits, {"cost": share, "drop_bound": bound}
-            if strategy.max_cost is None:
+            if strategy.max_cost is not None:
                 break
     if not figures:
         if strategy.max_cost is not None:
@@ -177,7 +179,9 @@ def _between(confidences: Array) -> list[float]:
     found = np.unique(confidences)
     if len(found) < 2:
         raise DataError(
-            "the data are too few to choose a threshold by", where="--data", fix="give more, or --threshold"
+            "the members are equally sure of all items, so no threshold can be chosen",
+            where="--data",
+            fix="give more and other samples, or --threshold",
         )
     middle = (found[1:] + found[:-1]) / 2
     wide = middle[(found[1:] - found[:-1]) > 1e-5]
