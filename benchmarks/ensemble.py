@@ -1,6 +1,6 @@
 """What ``merge`` is worth: accuracy of its fits over 20 splits, and the time of one file against separate sessions.
 
-``python -m benchmarks.ensemble [--splits N]`` writes ``benchmarks/results/ensemble.json``. Small nets on noisy digits
+``python -m benchmarks.ensemble [--splits N] [--parts latency,...]`` writes ``benchmarks/results/ensemble.json``. Small nets on noisy digits
 of scikit-learn; five unequal ones and five similar ones; fits see 256 labelled samples, tests 6000 others.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.ensemble_models import Array, Digits, digits, fine_tunes, net, s
 from onnxopt import Average, Cascade, OnnxoptError, Soup, Source, Target, merge
 from onnxopt.measurement.env import environment
 from onnxopt.merging.calls import Calls
-from onnxopt.merging.cascade import choose_exits
+from onnxopt.merging.exits import choose_exits
 from onnxopt.merging.forms import Form, Task
 from onnxopt.merging.points import points_of
 from onnxopt.merging.rules import Combination, Linear
@@ -31,6 +31,8 @@ RESULTS = Path(__file__).parent / "results" / "ensemble.json"
 FITTED, TESTED = 256, 6000
 TASK = Task("classes", 1)
 ONE = Target(threads=1)
+PARTS = ("unequal", "similar", "soups", "latency")
+SHOWN = ("decision", "ratio", "low", "high", "processes")
 
 
 def answers(paths: list[Path], x: Array) -> tuple[Array, ...]:
@@ -107,19 +109,27 @@ def soups(data: Digits, folder: Path) -> dict[str, object]:
     }
 
 
+def with_trunk(widths: tuple[int, ...], folder: Path) -> list[Path]:
+    """Four nets whose first two layers are the same."""
+    trunk, found = net(widths, 0), list[Path]()
+    for k in range(4):
+        model = net(widths, k)
+        for place in (0, 2):
+            model[place].load_state_dict(trunk[place].state_dict())
+        found.append(write_mlp(model, folder / f"shared{len(widths)}{k}.onnx"))
+    return found
+
+
 def latencies(data: Digits, folder: Path) -> dict[str, object]:
     """One file against separate sessions, paired."""
     x, labels = data.draw(256, 9)
     np.savez(folder / "x.npz", x=x)
     np.savez(folder / "labelled.npz", x=x, labels=labels)
+    (folder / "eights").mkdir()
+    for k in range(8):
+        np.savez(folder / "eights" / f"{k}.npz", x=x[8 * k : 8 * k + 8])
     small = [write_mlp(net((64, 32), k), folder / f"small{k}.onnx") for k in range(4)]
-    shared: list[Path] = []
-    trunk = net((512, 512), 0)
-    for k in range(4):
-        model = net((512, 512), k)
-        for place in (0, 2):
-            model[place].load_state_dict(trunk[place].state_dict())
-        shared.append(write_mlp(model, folder / f"shared{k}.onnx"))
+    most, some = (with_trunk(widths, folder) for widths in ((512, 512), (512, 512, 144)))
     widths = ((16,), (64, 32), (512, 256), (1024, 1024))
     staged = [
         write_mlp(train(net(w, k), data, samples=800, steps=250, seed=k), folder / f"stage{k}.onnx")
@@ -127,7 +137,9 @@ def latencies(data: Digits, folder: Path) -> dict[str, object]:
     ]
     plans = {
         "four small MLPs": (small, Average(), "x.npz"),
-        "four with a shared trunk": (shared, Average(), "x.npz"),
+        "four small MLPs, batch 8": (small, Average(), "eights"),
+        "four with a shared trunk of 98 %": (most, Average(), "x.npz"),
+        "four with a shared trunk of 80 %": (some, Average(), "x.npz"),
         "cascade of four": (staged, Cascade(), "labelled.npz"),
     }
     found: dict[str, object] = {}
@@ -135,28 +147,39 @@ def latencies(data: Digits, folder: Path) -> dict[str, object]:
         report = merge(paths, None, Source(str(folder / file)), strategy=strategy, target=ONE, force=True)
         latency = report.data["latency"]
         assert isinstance(latency, dict)
-        kept = {key: latency[key] for key in ("decision", "ratio", "low", "high", "processes")}
-        found[name] = {"speed-up": round(1 / float(str(latency["ratio"])), 2), **kept, "fit": report.data["fit"]}
+        kept = {key: latency[key] for key in SHOWN}
+        row: dict[str, object] = {"speed-up": round(1 / float(str(latency["ratio"])), 2), **kept}
+        fusion = report.data["fusion"]
+        if isinstance(fusion, dict) and isinstance(beside := fusion["latency"], dict):
+            row["side by side"] = {"kept": fusion["is_kept"], **{key: beside[key] for key in SHOWN}}
+        found[name] = {**row, "fit": report.data["fit"]}
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--splits", type=int, default=20)
-    splits = parser.parse_args().splits
+    parser.add_argument("--parts", default=",".join(PARTS), help="the other parts stay as they were measured before")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
     torch.set_num_threads(1)
     start = time.time()
-    results: dict[str, object] = {"splits": splits, "fitted_on": FITTED, "tested_on": TESTED}
+    results: dict[str, object] = {}
+    if set(parts) < set(PARTS):
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results |= {"splits": options.splits, "fitted_on": FITTED, "tested_on": TESTED}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for case, noise, make in (("unequal", 0.45, unequal), ("similar", 0.35, similar)):
-            data = digits(noise)
-            results[case] = over_splits(make(data), data, folder, splits)
-            print(case, json.dumps(results[case]), flush=True)
-        results["soups"] = soups(digits(0.45), folder)
-        print("soups", json.dumps(results["soups"]), flush=True)
-        results["latency"] = latencies(digits(0.45), folder)
-        print("latency", json.dumps(results["latency"]), flush=True)
+            if case in parts:
+                data = digits(noise)
+                results[case] = over_splits(make(data), data, folder, options.splits)
+        if "soups" in parts:
+            results["soups"] = soups(digits(0.45), folder)
+        if "latency" in parts:
+            results["latency"] = latencies(digits(0.45), folder)
+    for part in parts:
+        print(part, json.dumps(results[part]), flush=True)
     results["seconds"] = round(time.time() - start, 1)
     results["environment"] = environment(ONE)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from onnxopt.cli.options import (
 from onnxopt.errors import UsageError
 
 if TYPE_CHECKING:
+    from onnxopt.merging.ensemble import Fuse
     from onnxopt.merging.strategies import Strategy
 
 __all__ = ["command"]
@@ -66,6 +67,12 @@ def _per_member(function: Any) -> Any:
 @click.option("--max-drop", type=NonNegative(min=0), metavar="X", help="cascade: below all members together; 0.005.")
 @click.option("--max-cost", type=POSITIVE, metavar="X", help="cascade: share of the cost of all members instead.")
 @click.option("--threshold", type=POSITIVE, metavar="P", help="cascade: the confidence that ends it instead.")
+@click.option(
+    "--fuse",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="Members of one architecture side by side: auto (default) where measured faster, on, off.",
+)
 @click.option("--input-map", multiple=True, metavar="MEMBER:INPUT=NAME", help="What feeds an input of a model.")
 @click.option(
     "--output-name", "output_names", multiple=True, metavar="[MEMBER:]NAME", help="The output that takes part."
@@ -84,6 +91,7 @@ def command(
     output_names: tuple[str, ...],
     metric: str | None,
     eval_data: str | None,
+    fuse: Fuse,
     force: bool,
     preprocess_items: tuple[str, ...],
     **shared: Any,
@@ -116,6 +124,7 @@ def command(
         input_map=read_input_map(input_map, names),
         adapters=read_adapters(own, names),
         target=target(shared),
+        fuse=fuse,
         force=force,
         progress=progress(),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxopt.commands.common import Source, check_output, first_feeds, workspace
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.merge_data import open_shared
+from onnxopt.commands.merge_fuse import check_fuse, with_fusion
 from onnxopt.commands.merge_options import read_output_names
 from onnxopt.commands.merge_report import merge_report
 from onnxopt.commands.merge_serial import merge_serial
@@ -25,7 +26,7 @@ from onnxopt.measurement.paired import compare_latency
 from onnxopt.merging.adapt import Adapter
 from onnxopt.merging.align import Alignment, InputMap, align_inputs, check_outputs
 from onnxopt.merging.calls import Calls, run_members
-from onnxopt.merging.ensemble import Ensemble, cascade, combine
+from onnxopt.merging.ensemble import Ensemble, Fuse, cascade, combine
 from onnxopt.merging.fit import setting_of
 from onnxopt.merging.member import Member, prepare, titles
 from onnxopt.merging.opsets import same_opsets
@@ -55,6 +56,7 @@ def merge(
     input_map: InputMap | None = None,
     adapters: Mapping[int, Adapter] | None = None,
     target: Target | None = None,
+    fuse: Fuse = "auto",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -71,6 +73,7 @@ def merge(
         input_map: Member (from 0) -> its input -> the shared input that feeds it.
         adapters: Member (from 0) -> what is done to its input first.
         target: Where the model is to run.
+        fuse: Whether members of one architecture are computed side by side: ``"auto"`` where measured faster.
         force: Write the ensemble even when it is not better than its best member.
         progress: Told of each step.
 
@@ -82,6 +85,7 @@ def merge(
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
     paths = [Path(path) for path in models]
+    check_fuse(fuse, strategy)
     final = _final(paths, output, source, eval_data)
     with workspace() as folder:
         if isinstance(strategy, Serial):
@@ -121,6 +125,18 @@ def merge(
                 chosen, setting, alignment, calls, held_back, data=data, target=target, folder=folder, progress=progress
             )
         feeds = [s.feeds for s in islice(data, VARIED)] if ensemble.is_conditional else first_feeds(data)
+        ensemble = with_fusion(
+            ensemble,
+            fuse,
+            alignment,
+            calls,
+            data=data,
+            feeds=feeds,
+            target=target,
+            folder=folder,
+            seed=source.seed,
+            progress=progress,
+        )
         latency = compare_latency(
             separate_files(alignment, folder),
             ensemble.path,
@@ -218,5 +234,7 @@ def _write(ensemble: Ensemble, alignment: Alignment, data: Dataset, final: Path)
     strategy = replace(ensemble.strategy, meta="given") if isinstance(ensemble.strategy, Stack) else ensemble.strategy
     first, *further = (member.path for member in alignment.members)
     changes = {"shared_nodes": ensemble.shared.nodes, "shared_weights": ensemble.shared.weights}
+    if ensemble.fusion is not None and ensemble.fusion.is_kept:
+        changes["fused_operators"] = ensemble.fusion.operators
     stamp(ensemble.model, first, [strategy], changes=changes, verdict=facts, data=data, further=further)
     save(ensemble.model, final)

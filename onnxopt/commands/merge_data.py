@@ -8,6 +8,7 @@ from onnxopt.commands.common import Source
 from onnxopt.core.io import save_scratch
 from onnxopt.data.dataset import Dataset
 from onnxopt.data.sources import open_dataset
+from onnxopt.errors import UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.combine import finish, join
@@ -23,6 +24,7 @@ def open_shared(source: Source, alignment: Alignment, folder: Path, target: Targ
 
     Raises:
         DataError: They do not fit, or no made-up inputs do.
+        UsageError: There are none, and it is said how to read them.
     """
     if source.path is not None:
         return open_dataset(
@@ -32,6 +34,12 @@ def open_shared(source: Source, alignment: Alignment, folder: Path, target: Targ
             preprocess=source.preprocess,
             samples=source.samples,
             seed=source.seed,
+        )
+    if source.preprocess is not None:
+        raise UsageError(
+            "--preprocess without a model's name says how images become arrays, and there are no data",
+            where=f"--preprocess {source.preprocess}",
+            fix="give --data, or write MEMBER:... for what is done to the input of a model",
         )
     joined = join(alignment)
     probe = folder / "probe.onnx"

@@ -53,7 +53,7 @@ def merge_report(
             {"ensemble": latency}, f"Against {len(titles)} separate sessions, interleaved in fresh processes"
         ),
         *(
-            [latency_table({"side by side": ensemble.fusion}, "Against members one after the other")]
+            [latency_table({"side by side": ensemble.fusion.latency}, "Against members one after the other")]
             if ensemble.fusion
             else []
         ),

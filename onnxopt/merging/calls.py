@@ -68,8 +68,8 @@ def run_members(
     """The output of each member on each sample of the data.
 
     Raises:
-        DataError: A member does not run on them, or returns what is not finite for finite inputs or no batch.
-        ModelError: The members return different numbers of items.
+        DataError: A member does not run on them.
+        ModelError: A member returns NaN or no batch, or the members return different numbers of items.
     """
     progress = progress or SilentProgress()
     sessions = [open_session(member_file(member, folder), target) for member in members]
@@ -84,7 +84,7 @@ def run_members(
                 session.run(member.feed(sample.feeds), [member.output])[member.output]
                 for session, member in zip(sessions, members, strict=True)
             )
-            _check(members, call)
+            _check(members, call, len(outputs))
             held += sum(array.nbytes for array in call)
             outputs.append(call)
             if data.has_labels:
@@ -101,13 +101,19 @@ def _labels(labels: Array | None, source: str) -> Array:
     return np.atleast_1d(labels)
 
 
-def _check(members: Sequence[Member], call: Sequence[Array]) -> None:
+def _check(members: Sequence[Member], call: Sequence[Array], sample: int) -> None:
     for member, array in zip(members, call, strict=True):
         if not array.ndim:
             raise ModelError(
                 f"output {member.output!r} is a single number without a batch axis",
                 where=member.title,
                 fix="choose another output with --output-name",
+            )
+        if np.isnan(array).any():
+            raise ModelError(
+                f"output {member.output!r} is NaN on sample {sample}, and so would be the ensemble",
+                where=member.title,
+                fix="repair the model, or check its preprocessing (--preprocess)",
             )
         if len(array) != len(call[0]):
             raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from onnxopt.errors import VerificationError
 from onnxopt.measurement.paired import LatencyComparison
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.calls import Calls
-from onnxopt.merging.cascade import Exits, build_cascade, choose_exits
+from onnxopt.merging.cascade import build_cascade, check_batch
 from onnxopt.merging.costs import member_costs
+from onnxopt.merging.exits import Exits, choose_exits
 from onnxopt.merging.fit import Fitted, Setting, fit
 from onnxopt.merging.forms import forms_for
 from onnxopt.merging.judge import Judgement, judge
@@ -26,10 +28,33 @@ from onnxopt.merging.trunk import Shared
 from onnxopt.merging.written import Difference, build, save_checked, verify_outputs
 from onnxopt.run.target import Target
 
-__all__ = ["Ensemble", "cascade", "combine"]
+__all__ = ["VERIFIED", "Ensemble", "Fuse", "Fusion", "cascade", "combine"]
 
 VERIFIED = 64
 """Samples on which the file is compared with separate sessions."""
+
+
+Fuse = Literal["auto", "on", "off"]
+"""Whether members of one architecture are computed side by side: where measured faster, always, never."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Members of one architecture side by side, measured against one after the other.
+
+    Attributes:
+        operators: Operators of one member that run once for all of them.
+        members: How many members take part.
+        is_whole: Whether all members are side by side up to their outputs.
+        is_kept: Whether it is in the result.
+        latency: Side by side against one after the other, in one file both.
+    """
+
+    operators: int
+    members: int
+    is_whole: bool
+    is_kept: bool
+    latency: LatencyComparison
 
 
 @dataclass(frozen=True)
@@ -47,7 +72,8 @@ class Ensemble:
         facts: Figures of the fit.
         notes: What was decided on the way.
         is_conditional: Whether its time depends on the values.
-        fusion: Members side by side against one after the other, where that was tried.
+        combination: The rule that the file computes of all outputs, where it is one.
+        fusion: Members of one architecture side by side, where that was tried.
     """
 
     strategy: Strategy
@@ -60,7 +86,8 @@ class Ensemble:
     facts: dict[str, JSON] = field(default_factory=dict[str, "JSON"])
     notes: tuple[Note, ...] = ()
     is_conditional: bool = False
-    fusion: LatencyComparison | None = None
+    combination: Combination | None = None
+    fusion: Fusion | None = None
 
 
 def combine(
@@ -95,7 +122,16 @@ def combine(
     dropped = [m.title for k, m in enumerate(alignment.members) if k not in fitted.combination.keep]
     notes += tuple(Note(title, "dropped", "its weight is 0: the others do better without it") for title in dropped)
     return Ensemble(
-        strategy, model, path, fitted.combination.keep, difference, shared, judgement, dict(fitted.facts), notes
+        strategy,
+        model,
+        path,
+        fitted.combination.keep,
+        difference,
+        shared,
+        judgement,
+        dict(fitted.facts),
+        notes,
+        combination=fitted.combination,
     )
 
 
@@ -116,6 +152,7 @@ def cascade(
         UsageError: Outputs give no confidence, or the batch is fixed to more than one.
         VerificationError: The file does not answer as separate sessions with the same rule.
     """
+    check_batch(alignment)
     forms, _ = forms_for(setting.task, "auto", setting.found, setting.shapes)
     costs = member_costs(alignment, data[0].feeds, target)
     exits, figures = choose_exits(strategy, setting.task, forms, costs, calls)
@@ -133,7 +170,9 @@ def cascade(
     used = np.concatenate([exits.run(call)[1] for call in calls.outputs])
     facts: dict[str, JSON] = {
         "order": [alignment.members[k].title for k in exits.order],
+        "measure": exits.measure,
         "threshold": exits.threshold,
+        "limits": list(exits.limits),
         "costs": list(exits.costs),
         "exits": [float((used == k + 1).mean()) for k in range(len(exits.order))],
         **figures,
@@ -142,11 +181,17 @@ def cascade(
     note = Note(
         "cascade",
         "exits",
-        f"at confidence {exits.threshold:.4g} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of "
-        "the cost of all members",
+        f"at {_limits_in_words(exits)} after 1, 2, ... members: {shares}; {100 * exits.cost(used):.0f} % of the cost "
+        "of all members",
     )
     keep = tuple(range(len(alignment.members)))
     return Ensemble(strategy, model, path, keep, difference, shared, judgement, facts, (note,), True)
+
+
+def _limits_in_words(exits: Exits) -> str:
+    is_lead = exits.measure == "lead" and not exits.is_sides
+    what = "a lead of the likeliest class" if is_lead else "a confidence"
+    return f"{what} of {', '.join(f'{limit:.3g}' for limit in dict.fromkeys(exits.limits))}"
 
 
 def _built(

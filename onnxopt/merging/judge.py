@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxopt.core.tensors import Array
+from onnxopt.errors import DataError
 from onnxopt.evaluate.bounds import drop_bound
 from onnxopt.evaluate.metrics import Metric, RowMetric
 from onnxopt.evaluate.rows import Rows
@@ -18,6 +19,7 @@ from onnxopt.merging.points import folds
 __all__ = ["Judgement", "judge"]
 
 EQUAL = 1e-12
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,19 @@ def judge(fit: Fit, calls: Calls, metric: Metric, seed: int, *, held_back: Calls
 
     In each part the best member is the one that is best on the other parts, as someone without held-back data would
     choose it.
+
+    Raises:
+        DataError: There is one call only, so that nothing can be held back.
     """
     if held_back is not None:
         parts = [(fit(calls), calls, held_back)]
         way = "on the evaluation data"
+    elif len(calls.outputs) < FEWEST:
+        raise DataError(
+            "the data are one sample: nothing is left to judge by",
+            where="labelled data",
+            fix="give more samples, or others with --eval-data",
+        )
     else:
         flags = folds(np.arange(len(calls.outputs)), seed)
         splits = [(np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()) for held in flags]

@@ -145,7 +145,7 @@ def _opened(
         raise UsageError(
             f"{meta!r} is no meta-model", where="--meta", fix="give logistic, a .onnx file, or module:function"
         )
-    estimator: Any = load_function(meta, "--meta", UsageError)() if isinstance(meta, str) else meta
+    estimator: Any = _made(meta) if isinstance(meta, str) else meta
     if not hasattr(estimator, "fit") or not hasattr(estimator, "predict"):
         raise UsageError(
             f"{meta!r} makes no scikit-learn estimator but {type(estimator).__name__}",
@@ -155,6 +155,21 @@ def _opened(
     skl2onnx = optional("skl2onnx", "sklearn")
     points = points_of(calls, forms, task)
     return type(estimator).__name__, _converted(skl2onnx, estimator, points, task, width, version)
+
+
+def _made(name: str) -> object:
+    """What ``module:function`` gives.
+
+    Raises:
+        UsageError: It fails.
+    """
+    function = load_function(name, "--meta", UsageError)
+    try:
+        return function()
+    except Exception as error:  # whatever the user's function raises
+        raise UsageError(
+            f"{name} failed: {error}", where="--meta", fix="give a function without arguments that makes an estimator"
+        ) from error
 
 
 def _converted(skl2onnx: Any, estimator: Any, points: Points, task: Task, width: int, version: int) -> Model:

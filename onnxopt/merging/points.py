@@ -17,6 +17,7 @@ __all__ = ["Points", "folds", "points_of"]
 MOST_POINTS = 20_000
 """Points of dense outputs (pixels) that a fit looks at, spread evenly over the calls."""
 FOLDS = 5
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def points_of(calls: Calls, forms: Sequence[Form], task: Task) -> Points:
     known: Array = np.logical_and(*finite)
     if not known.any():
         raise DataError("no item has a label", where="labels of the data", fix="give class numbers from 0 up")
-    return found.take(known)
+    found = found.take(known)
+    if len(np.unique(found.groups)) < FEWEST:
+        raise DataError("one labelled item is too few to fit to", where="labels of the data", fix="give more samples")
+    return found
 
 
 def _as_targets(truth: Array, task: Task, classes: int) -> Array:

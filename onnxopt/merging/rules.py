@@ -38,6 +38,10 @@ class Linear:
 
     weights: tuple[float, ...]
 
+    def is_mean(self, count: int) -> bool:
+        """Whether it is the mean of that many."""
+        return len(set(self.weights)) == 1 and bool(np.isclose(self.weights[0] * count, 1))
+
     def compute(self, outputs: Sequence[Array]) -> Array:
         """The weighted sum."""
         return sum((w * y for w, y in zip(self.weights, outputs, strict=True)), np.zeros(()))
@@ -45,7 +49,7 @@ class Linear:
     def draw(self, drawing: Drawing, values: Sequence[ir.Value]) -> ir.Value:
         """Mean, or Mul and Sum."""
         kind = _kind(values)
-        if len(set(self.weights)) == 1 and np.isclose(self.weights[0] * len(values), 1):
+        if self.is_mean(len(values)):
             return drawing.op("Mean", *values) if len(values) > 1 else values[0]
         scaled = [drawing.op("Mul", y, drawing.constant(w, kind)) for w, y in zip(self.weights, values, strict=True)]
         return drawing.op("Sum", *scaled) if len(scaled) > 1 else scaled[0]
@@ -121,16 +125,20 @@ class Logistic:
         order = [i for i in range(rank) if i != self.axis] + [self.axis]
         moved = list(values) if is_last else [drawing.op("Transpose", y, perm=order) for y in values]
         table = drawing.op("Concat", *moved, axis=-1) if len(moved) > 1 else moved[0]
+        scores = self.answer(drawing, table, kind)
+        return scores if is_last else drawing.op("Transpose", scores, perm=[order.index(i) for i in range(rank)])
+
+    def answer(self, drawing: Drawing, table: ir.Value, kind: type) -> ir.Value:
+        """Nodes that give the scores, with the link, of all outputs side by side on the last axis."""
         weight = drawing.constant(np.asarray(self.weight, kind))
         scores = drawing.op("Add", drawing.op("MatMul", table, weight), drawing.constant(np.asarray(self.bias, kind)))
         match self.link:
             case "softmax":
-                scores = drawing.op("Softmax", scores, axis=-1)
+                return drawing.op("Softmax", scores, axis=-1)
             case "sigmoid":
-                scores = drawing.op("Sigmoid", scores)
+                return drawing.op("Sigmoid", scores)
             case _:
-                pass
-        return scores if is_last else drawing.op("Transpose", scores, perm=[order.index(i) for i in range(rank)])
+                return scores
 
 
 @dataclass(frozen=True)
@@ -152,14 +160,71 @@ class Combination:
         chosen = [form.compute(outputs[k]) for k, form in zip(self.keep, self.forms, strict=True)]
         return self.rule.compute(chosen)
 
-    def draw(self, drawing: Drawing, values: Sequence[ir.Value], kind: ir.DataType) -> ir.Value:
-        """Nodes that compute it of the values of the members that take part, as numbers of type ``kind``."""
+    def bring(self, drawing: Drawing, values: Sequence[ir.Value]) -> list[ir.Value]:
+        """The values of the members that take part, brought to one kind."""
         brought = [form.draw(drawing, value) for form, value in zip(self.forms, values, strict=True)]
         if any(value.dtype == ir.DataType.DOUBLE for value in brought):
             brought = [v if v.dtype == ir.DataType.DOUBLE else _double(drawing, v) for v in brought]
-        found = self.rule.draw(drawing, brought)
-        own = brought[0].dtype
-        return found if own == kind else drawing.op("Cast", found, to=int(kind))
+        return brought
+
+    def draw(
+        self, drawing: Drawing, brought: Sequence[ir.Value], kind: ir.DataType, stacked: ir.Value | None = None
+    ) -> ir.Value:
+        """Nodes that compute the output.
+
+        Args:
+            drawing: Where they go.
+            brought: What ``bring`` gave.
+            kind: The type of the output's numbers.
+            stacked: The same values as one, the members in front, where that is at hand.
+        """
+        found = None if stacked is None else draw_stacked(self.rule, drawing, stacked, len(brought[0].shape or ()))
+        if found is None and stacked is not None:
+            brought = _apart(drawing, stacked, brought)
+        found = found or self.rule.draw(drawing, brought)
+        return found if brought[0].dtype == kind else drawing.op("Cast", found, to=int(kind))
+
+
+def draw_stacked(rule: Rule, drawing: Drawing, stacked: ir.Value, rank: int) -> ir.Value | None:
+    """Nodes that compute the rule of the members' values in one, the members in front; ``None``: it has none.
+
+    Args:
+        rule: Linear, Votes, or Logistic on rows.
+        drawing: Where they go.
+        stacked: ``(members, n, ...)``.
+        rank: The number of axes of one member's value.
+    """
+    kind = _kind([stacked])
+    match rule:
+        case Linear(weights):
+            if not rule.is_mean(len(weights)):
+                factors: Array = len(weights) * np.asarray(weights, np.float64).reshape(-1, *(1,) * rank)
+                stacked = drawing.op("Mul", stacked, drawing.constant(factors, kind))
+            return drawing.reduce("ReduceMean", stacked, 0)
+        case Votes(axis, threshold):
+            if axis is None:
+                yes = drawing.op("Greater", stacked, drawing.constant(threshold, kind))
+                votes = drawing.op("Cast", yes, to=int(ir.DataType.from_numpy(np.dtype(kind))))
+            else:
+                best = drawing.op("ArgMax", stacked, axis=axis % rank + 1, keepdims=0)
+                depth = drawing.op("Gather", drawing.op("Shape", stacked), drawing.constant([axis % rank + 1]), axis=0)
+                votes = drawing.op(
+                    "OneHot", best, depth, drawing.constant(np.asarray([0, 1], kind)), axis=axis % rank + 1
+                )
+            return drawing.reduce("ReduceMean", votes, 0)
+        case Logistic(axis=axis) if rank == 2 and axis in (-1, 1):
+            table = drawing.op("Flatten", drawing.op("Transpose", stacked, perm=[1, 0, 2]), axis=1)
+            return rule.answer(drawing, table, kind)
+        case _:
+            return None
+
+
+def _apart(drawing: Drawing, stacked: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
+    """One value a member, with the types and shapes of ``values``."""
+    found = [drawing.op("Gather", stacked, drawing.constant(np.asarray(k)), axis=0) for k in range(len(values))]
+    for old, new in zip(values, found, strict=True):
+        new.type, new.shape = old.type, old.shape
+    return found
 
 
 def _double(drawing: Drawing, value: ir.Value) -> ir.Value:

@@ -11,19 +11,21 @@ import onnx_ir as ir
 
 from onnxopt.core.check import problems
 from onnxopt.core.draw import Drawing
-from onnxopt.core.io import save_scratch
+from onnxopt.core.io import EXTERNAL_THRESHOLD, save_scratch, total_bytes
 from onnxopt.core.query import Model, TensorSpec
+from onnxopt.core.shapes import infer_shapes
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import InputError, VerificationError
 from onnxopt.merging.align import Alignment
 from onnxopt.merging.combine import finish, join, spec_value
+from onnxopt.merging.horizontal.fuse import Fused, fuse
 from onnxopt.merging.rules import Combination
 from onnxopt.merging.trunk import Shared, share_work
 from onnxopt.run.session import open_session
 from onnxopt.run.target import Target
 
-__all__ = ["Difference", "build", "output_spec", "save_checked", "verify_outputs"]
+__all__ = ["Difference", "build", "build_fused", "output_spec", "save_checked", "verify_batch", "verify_outputs"]
 
 TOLERANCE = 1e-5
 """Largest difference from the numpy ensemble, relative to its largest magnitude (from 1 up)."""
@@ -49,9 +51,34 @@ def build(alignment: Alignment, combination: Combination, *, share: bool = True)
     joined = join(alignment, chosen)
     spec = output_spec(alignment)
     drawing = Drawing(joined.editor, joined.model.graph, "ensemble")
-    output = combination.draw(drawing, joined.values, spec_value(spec).dtype or ir.DataType.FLOAT)
-    model = finish(joined, output, spec)
+    brought = combination.bring(drawing, joined.values)
+    model = finish(joined, combination.draw(drawing, brought, spec_value(spec).dtype or ir.DataType.FLOAT), spec)
     return share_work(model) if share else (model, Shared(0, 0, 0))
+
+
+def build_fused(alignment: Alignment, combination: Combination) -> tuple[Model, Fused] | None:
+    """The same with members of one architecture computed together; ``None``: there are none.
+
+    Equal work is done once first, so that a common trunk stays one.
+    """
+    joined = join(alignment, [alignment.members[k] for k in combination.keep])
+    graph, spec = joined.model.graph, output_spec(alignment)
+    drawing = Drawing(joined.editor, graph, "ensemble")
+    brought = combination.bring(drawing, joined.values)
+    if any(value.producer() is None for value in brought) or total_bytes(joined.model) > EXTERNAL_THRESHOLD:
+        return None
+    graph.outputs.extend(brought)
+    share_work(joined.model)
+    infer_shapes(joined.model)
+    brought = list(graph.outputs)
+    graph.outputs.clear()
+    fused = fuse(drawing, brought)
+    if not fused.operators:
+        return None
+    kind = spec_value(spec).dtype or ir.DataType.FLOAT
+    output = combination.draw(drawing, fused.values, kind, fused.stacked)
+    graph.sort()
+    return finish(joined, output, spec), fused
 
 
 def output_spec(alignment: Alignment) -> TensorSpec:
@@ -111,18 +138,49 @@ def verify_outputs(path: Path, data: Dataset, expected: Sequence[Array], target:
     session = open_session(path, target)
     largest = 0.0
     for sample, wanted in zip(data, expected, strict=False):
-        found = session.run(sample.feeds)[session.outputs[0]]
-        name = session.outputs[0]
-        if found.shape != wanted.shape:
-            raise _failure(f"output {name!r} has shape {list(found.shape)} instead of {list(wanted.shape)}", path)
-        finite = np.isfinite(wanted)
-        gap = np.abs(found.astype(np.float64) - wanted)[finite]
-        magnitude = max(1.0, float(np.abs(wanted[finite]).max(initial=0.0)))
-        limit = TOLERANCES.get(found.dtype.name, TOLERANCE) * magnitude
-        if float(gap.max(initial=0.0)) > limit:
-            raise _failure(f"it differs from separate sessions by {gap.max():.3g}, allowed {limit:.3g}", path)
-        largest = max(largest, float(gap.max(initial=0.0)))
+        largest = max(largest, _compare(session.run(sample.feeds)[session.outputs[0]], wanted, path))
     return Difference(min(len(expected), len(data)), largest)
+
+
+def _compare(found: Array, wanted: Array, path: Path) -> float:
+    """The largest difference of finite numbers.
+
+    Raises:
+        VerificationError: It is above the tolerance.
+    """
+    if found.shape != wanted.shape:
+        raise _failure(f"the output has shape {list(found.shape)} instead of {list(wanted.shape)}", path)
+    finite = np.isfinite(wanted)
+    gap = np.abs(found.astype(np.float64) - wanted)[finite]
+    magnitude = max(1.0, float(np.abs(wanted[finite]).max(initial=0.0)))
+    limit = TOLERANCES.get(found.dtype.name, TOLERANCE) * magnitude
+    largest = float(gap.max(initial=0.0))
+    if not largest <= limit:
+        raise _failure(f"it differs from separate sessions by {largest:.3g}, allowed {limit:.3g}", path)
+    return largest
+
+
+def verify_batch(path: Path, reference: Path, data: Dataset, target: Target) -> None:
+    """Nothing, when both files give the same for the first two samples as one batch, where the reference takes these.
+
+    Raises:
+        VerificationError: They do not.
+    """
+    first, second = data[0].feeds, data[min(1, len(data) - 1)].feeds
+    if any(not a.ndim or a.shape[1:] != second[name].shape[1:] for name, a in first.items()):
+        return
+    feeds = {name: np.concatenate([array, second[name]]) for name, array in first.items()}
+    session = open_session(reference, target)
+    try:
+        wanted = session.run(feeds)[session.outputs[0]]
+    except InputError:
+        return
+    session = open_session(path, target)
+    try:
+        found = session.run(feeds)[session.outputs[0]]
+    except InputError as error:
+        raise _failure(f"on a larger batch, {error.what}", path) from error
+    _compare(found, wanted.astype(np.float64), path)
 
 
 def _failure(what: str, path: Path) -> VerificationError:

@@ -21,7 +21,7 @@ Invoke = Callable[..., Outcome]
 
 @pytest.fixture
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    for module in ("onnxopt.commands.merge", "onnxopt.commands.merge_serial"):
+    for module in ("onnxopt.commands.merge", "onnxopt.commands.merge_fuse", "onnxopt.commands.merge_serial"):
         monkeypatch.setattr(f"{module}.compare_latency", lambda *args, **options: latency("faster"))
     return [net(tmp_path / f"{k}.onnx", k) for k in (1, 2)]
 
@@ -120,12 +120,37 @@ def test_independent_models_are_no_soup(nets: list[Path], data: Path, tmp_path: 
         (["--output-name", "logits"], ["has no output 'logits'"]),
         (["--preprocess", "2:zoom=3"], ["unknown key 'zoom'"]),
         (["--strategy", "cascade", "--threshold", "2"], ["2 is no share"]),
+        (["--strategy", "cascade", "--fuse", "on"], ["has no effect here", "--strategy cascade"]),
     ],
 )
 def test_options_that_say_nothing(
     nets: list[Path], tmp_path: Path, refused: Refused, options: list[str], words: list[str]
 ) -> None:
     refused(2, ["merge", *nets, "-o", tmp_path / "o.onnx", *options], *words)
+
+
+def test_members_side_by_side(nets: list[Path], tmp_path: Path, invoke: Invoke) -> None:
+    output, x = tmp_path / "o.onnx", samples(5)
+    one_by_one = ort.InferenceSession(str(nets[0])), ort.InferenceSession(str(nets[1]))
+    wanted = np.mean([s.run(None, {"x": x})[0] for s in one_by_one], axis=0)
+    for fuse, count in (("on", 2), ("off", 4), ("auto", 2)):
+        outcome = invoke("merge", *nets, "-o", output, "--fuse", fuse, "--json")
+        assert outcome.code == 0, outcome
+        fusion = outcome.document["data"]["fusion"]
+        assert (fusion is None) == (fuse == "off")
+        assert sum(n.op_type == "MatMul" for n in onnx.load(output).graph.node) == count
+        assert np.abs(ort.InferenceSession(str(output)).run(None, {"x": x})[0] - wanted).max() < 1e-5
+
+
+def test_side_by_side_is_left_out_when_it_is_not_faster(
+    nets: list[Path], tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxopt.commands.merge_fuse.compare_latency", lambda *args, **options: latency("same"))
+    output = tmp_path / "o.onnx"
+    for fuse, count, kept in (("auto", 4, False), ("on", 2, True)):
+        outcome = invoke("merge", *nets, "-o", output, "--fuse", fuse, "--json")
+        assert outcome.document["data"]["fusion"]["is_kept"] is kept
+        assert sum(n.op_type == "MatMul" for n in onnx.load(output).graph.node) == count
 
 
 def test_the_output_is_an_input(nets: list[Path], refused: Refused) -> None:

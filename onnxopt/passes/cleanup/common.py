@@ -20,7 +20,7 @@ from onnxopt.core.tensors import borrow
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_random
 
-__all__ = ["CommonSubexpressions"]
+__all__ = ["CommonSubexpressions", "attribute_key", "content_key"]
 
 PURE_DOMAINS = frozenset({"", "ai.onnx.ml"})
 """Operators of other domains may count, draw or log: they are left alone."""
@@ -80,7 +80,7 @@ def _pure_functions(model: Model) -> set[ir.OperatorIdentifier]:
 def _key(node: ir.Node) -> tuple[object, ...] | None:
     attributes: list[tuple[object, ...]] = []
     for name in sorted(node.attributes):
-        attribute = _attribute_key(node.attributes[name])
+        attribute = attribute_key(node.attributes[name])
         if attribute is None:
             return None
         attributes.append((name, *attribute))
@@ -88,7 +88,8 @@ def _key(node: ir.Node) -> tuple[object, ...] | None:
     return (node.op_identifier(), present, tuple(id(value) for value in node.inputs), tuple(attributes))
 
 
-def _attribute_key(attribute: ir.Attr) -> tuple[object, ...] | None:
+def attribute_key(attribute: ir.Attr) -> tuple[object, ...] | None:
+    """Equal for two attributes exactly when their values are; ``None`` for those that hold graphs."""
     if attribute.is_ref():
         return ("ref", attribute.ref_attr_name, attribute.type)
     kinds = ir.AttributeType
