@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from onnxopt.run.session import Feeds
 __all__ = ["ProgramExport", "TorchExport", "TorchScript", "quiet"]
 
 
-_EXPORT: Any = torch.onnx.export  # pyright: ignore[reportUnknownMemberType]
+_EXPORT: Any = cast(Any, torch.onnx).export
 
 
 class TorchExport:
