@@ -130,10 +130,9 @@ def _inputs(module: nn.Module, folder: Path) -> tuple[tuple[TensorSpec, ...], di
             names = [name for name in names if name != "token_type_ids"]
         return tuple(TensorSpec(name, IDS, (BATCH, LENGTH)) for name in names), {LENGTH: TOKENS}
     if main == "pixel_values" and hasattr(config, "image_size"):
-        size = config.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
+        sides = [int(side) for side in np.atleast_1d(config.image_size)]
         channels = int(getattr(config, "num_channels", 3))
-        return (TensorSpec(main, FLOATS, (BATCH, channels, int(height), int(width))),), {}
+        return (TensorSpec(main, FLOATS, (BATCH, channels, sides[0], sides[-1])),), {}
     if main == "input_values":
         return (TensorSpec(main, FLOATS, (BATCH, LENGTH)),), {LENGTH: WAVE}
     raise UsageError(

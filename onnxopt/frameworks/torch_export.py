@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from onnxopt.run.session import Feeds
 __all__ = ["ProgramExport", "TorchExport", "TorchScript", "quiet"]
 
 
-_EXPORT: Any = torch.onnx.export  # pyright: ignore[reportUnknownMemberType]
+_EXPORT: Any = cast(Any, torch.onnx).export
 
 
 class TorchExport:
@@ -109,9 +109,12 @@ class TorchScript:
         """Writes the model to ``path``."""
         axes = {s.name: {i: str((s.shape or ())[i]) for i in _free(s)} for s in self.inputs}
         raw = path.with_name(f"raw-{path.name}")
+        is_script = isinstance(self.flat.model, torch.jit.ScriptModule)  # such a module cannot be part of a trace
+        if is_script and self.flat.names is not None:
+            raise RuntimeError(f"the inputs of a TorchScript module go by position: {', '.join(self.flat.names)}")
         with quiet(), torch.no_grad():
             _EXPORT(
-                self.flat,
+                self.flat.model if is_script else self.flat,
                 self.example,
                 str(raw),
                 dynamo=False,

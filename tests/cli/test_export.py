@@ -16,7 +16,7 @@ from tests.cli.command_line import Outcome, contents
 torch = pytest.importorskip("torch", reason="PyTorch models are exported by PyTorch")
 pytest.importorskip("onnxscript", reason="the exporter of PyTorch needs it")
 
-from tests.cli.torch_nets import Cnn, Tagger  # noqa: E402
+from tests.cli.torch_nets import Cnn, Tagger, Writes  # noqa: E402
 
 Invoke = Callable[..., Outcome]
 NETS = "tests.cli.torch_nets:"
@@ -146,11 +146,6 @@ def test_files_of_torch(invoke: Invoke, refused: Invoke, tmp_path: Path) -> None
 
 @DEPRECATED
 def test_torchscript_that_touches_files_needs_trust(refused: Invoke, tmp_path: Path) -> None:
-    class Writes(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            torch.save(x, "somewhere.bin")
-            return x
-
     torch.jit.script(Writes()).save(tmp_path / "w.pt")
     refused(3, ["export", tmp_path / "w.pt", "-o", tmp_path / "m.onnx", "--input", "x:float32[N,3]"], "--trust", "save")
 

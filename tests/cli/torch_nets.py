@@ -147,6 +147,14 @@ class Single(nn.Module):
         return (self.places * x).sum(0) * factor
 
 
+class Writes(nn.Module):
+    """TorchScript that leaves a file behind."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, "somewhere.bin")
+        return x
+
+
 def single() -> tuple[nn.Module, Tensor, Tensor]:
     return Single(), torch.zeros(7, 3), torch.ones(3)
 
