@@ -24,7 +24,7 @@ CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SHELL = re.compile(r"^[|&;<>]|^\d?>")
 FOREIGN = {"--junit-xml"}
 """Options of other programs that the text names."""
-SETTINGS = re.compile(r"[\[\]]|\.\.\.")
+SETTINGS = re.compile(r"(?<!\S)\[|\](?!\S)|\.\.\.")
 """What marks a part as optional or repeated."""
 
 

@@ -15,7 +15,7 @@ from onnxopt.frameworks.drawing import BATCH
 
 __all__ = ["FORM", "Described", "describe", "described_by_data"]
 
-FORM = "--input NAME:DTYPE[AXES], for instance --input x:float32[N,3,224,224] or --input x:float32[N,3,H=224,W=224]"
+FORM = "--input NAME:DTYPE[AXES], for instance --input 'x:float32[N,3,224,224]' or 'x:float32[N,3,H=224,W=224]'"
 _INPUT = re.compile(r"(?P<name>[A-Za-z_][\w.]*):(?P<dtype>\w+)\[(?P<axes>[^\[\]]*)\]")
 _AXIS = re.compile(r"(?:(?P<symbol>[A-Za-z_]\w*)(?:=(?P<example>\d+))?)|(?P<size>\d+)")
 _DTYPES = (

@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 
-import timm
 import torch
 from torch import nn
+
+# timm imports torchvision, whose wheel on PyPI is built for CUDA: beside a torch for the CPU its compiled part does not
+# load, and the import fails unless these operators are declared. No model here uses them.
+for _name in ("nms", "qnms"):
+    torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import timm  # noqa: E402
 
 SEED = 0
 
