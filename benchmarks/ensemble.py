@@ -1,7 +1,8 @@
 """What ``merge`` is worth: accuracy of its fits over 20 splits, and the time of one file against separate sessions.
 
-``python -m benchmarks.ensemble [--splits N] [--parts latency,...]`` writes ``benchmarks/results/ensemble.json``. Small nets on noisy digits
-of scikit-learn; five unequal ones and five similar ones; fits see 256 labelled samples, tests 6000 others.
+``python -m benchmarks.ensemble [--splits N] [--parts latency,...]`` writes ``benchmarks/results/ensemble.json``. Small
+nets on noisy digits of scikit-learn; five unequal ones and five similar ones; fits see 256 labelled samples, tests 6000
+others.
 """
 
 from __future__ import annotations

@@ -66,6 +66,21 @@ class WholeMetric:
     higher_is_better: bool = True
     relative: bool = False
 
+    def over(self, outputs: Array, labels: Array | None) -> float:
+        """The score of all samples together.
+
+        Raises:
+            DataError: The user's function fails.
+        """
+        try:
+            return float(self.function(outputs, labels))
+        except Exception as error:  # the user's code
+            raise DataError(
+                f"the metric function failed: {type(error).__name__}: {error}",
+                where=f"--metric {self.name}",
+                fix="make it take (outputs, labels), concatenated over all samples, and return one number",
+            ) from error
+
 
 Metric: TypeAlias = RowMetric | WholeMetric
 
