@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from onnxopt.core.plugins import load_function
-from onnxopt.errors import UsageError, nearest
+from onnxopt.errors import DataError, UsageError, nearest
 from onnxopt.evaluate import classes, flips, values
 from onnxopt.evaluate.outputs import is_floating, is_number
 from onnxopt.evaluate.rows import Array, Rows
