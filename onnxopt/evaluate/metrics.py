@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from onnxopt.core.plugins import load_function
-from onnxopt.errors import UsageError, nearest
+from onnxopt.errors import DataError, UsageError, nearest
 from onnxopt.evaluate import classes, flips, values
 from onnxopt.evaluate.outputs import is_floating, is_number
 from onnxopt.evaluate.rows import Array, Rows
@@ -65,6 +65,21 @@ class WholeMetric:
     against_reference: bool = False
     higher_is_better: bool = True
     relative: bool = False
+
+    def over(self, outputs: Array, labels: Array | None) -> float:
+        """The score of all samples together.
+
+        Raises:
+            DataError: The user's function fails.
+        """
+        try:
+            return float(self.function(outputs, labels))
+        except Exception as error:  # the user's code
+            raise DataError(
+                f"the metric function failed: {type(error).__name__}: {error}",
+                where=f"--metric {self.name}",
+                fix="make it take (outputs, labels), concatenated over all samples, and return one number",
+            ) from error
 
 
 Metric: TypeAlias = RowMetric | WholeMetric

@@ -112,15 +112,7 @@ class Tally:
         """
         if not isinstance(self.metric, WholeMetric):
             return float(self.metric.score(self.rows.rows().sum(axis=0)))
-        try:
-            truth = np.concatenate(labels) if labels else None
-            return float(self.metric.function(np.concatenate(self.outputs), truth))
-        except Exception as error:  # the user's code
-            raise DataError(
-                f"the metric function failed: {type(error).__name__}: {error}",
-                where=f"--metric {self.metric.name}",
-                fix="make it take (outputs, labels), concatenated over all samples, and return one number",
-            ) from error
+        return self.metric.over(np.concatenate(self.outputs), np.concatenate(labels) if labels else None)
 
 
 def conclude(

@@ -190,5 +190,5 @@ def member_scores(setting: Setting, calls: Calls) -> tuple[float, ...]:
             rows = [metric.rows(y, t) for y, t in zip(outputs, calls.labels, strict=True)]
             scores.append(float(metric.score(np.sum([r.sum(axis=0) for r in rows], axis=0))))
         else:
-            scores.append(float(metric.function(np.concatenate(outputs), np.concatenate(calls.labels))))
+            scores.append(metric.over(np.concatenate(outputs), np.concatenate(calls.labels)))
     return tuple(max(0.0, s) for s in scores)

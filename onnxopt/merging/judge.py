@@ -134,4 +134,4 @@ def _rows(metric: RowMetric, outputs: Sequence[Array], truth: Sequence[Array]) -
 def _score(metric: Metric, outputs: Sequence[Array], truth: Sequence[Array]) -> float:
     if isinstance(metric, RowMetric):
         return float(metric.score(_rows(metric, outputs, truth).sum(axis=0)))
-    return float(metric.function(np.concatenate(outputs), np.concatenate(truth)))
+    return metric.over(np.concatenate(outputs), np.concatenate(truth))

@@ -144,4 +144,4 @@ def _score(
     if isinstance(metric, RowMetric):
         rows = [metric.rows(y, t).sum(axis=0) for y, t in zip(outputs, labels, strict=True)]
         return Score(float(metric.score(np.sum(rows, axis=0))), error)
-    return Score(float(metric.function(np.concatenate(outputs), np.concatenate(labels))), error)
+    return Score(metric.over(np.concatenate(outputs), np.concatenate(labels)), error)

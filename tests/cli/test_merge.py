@@ -118,6 +118,7 @@ def test_independent_models_are_no_soup(nets: list[Path], data: Path, tmp_path: 
         (["--input-map", "2:z=x"], ["has no input 'z'"]),
         (["--input-map", "7:x=x"], ["no model '7'"]),
         (["--output-name", "logits"], ["has no output 'logits'"]),
+        (["--preprocess", "images.toml"], ["there are no data"]),
         (["--preprocess", "2:zoom=3"], ["unknown key 'zoom'"]),
         (["--strategy", "cascade", "--threshold", "2"], ["2 is no share"]),
         (["--strategy", "cascade", "--fuse", "on"], ["has no effect here", "--strategy cascade"]),
@@ -127,6 +128,26 @@ def test_options_that_say_nothing(
     nets: list[Path], tmp_path: Path, refused: Refused, options: list[str], words: list[str]
 ) -> None:
     refused(2, ["merge", *nets, "-o", tmp_path / "o.onnx", *options], *words)
+
+
+def test_a_member_that_gives_nan(nets: list[Path], tmp_path: Path, refused: Refused) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]>'
+    text = f"{head} m (float[N, 12] x) => (float[N, 4] y) {{ a = MatMul(x, w) y = Div(a, a) }}"
+    bad = from_text(tmp_path / "bad.onnx", text, w=np.zeros((12, 4), np.float32))
+    refused(3, ["merge", nets[0], bad, "-o", tmp_path / "o.onnx"], "is NaN", "bad.onnx")
+
+
+@pytest.mark.parametrize("strategy", ["average", "weighted", "stack", "cascade"])
+def test_one_labelled_sample(nets: list[Path], tmp_path: Path, refused: Refused, strategy: str) -> None:
+    np.savez(tmp_path / "one.npz", x=samples(1), labels=np.zeros(1, np.int64))
+    arguments = ["merge", *nets, "-o", tmp_path / "o.onnx", "--data", tmp_path / "one.npz", "--strategy", strategy]
+    refused(3, arguments, "what to do: give more")
+
+
+def test_functions_that_fail(nets: list[Path], data: Path, tmp_path: Path, refused: Refused) -> None:
+    arguments = ["merge", *nets, "-o", tmp_path / "o.onnx", "--data", data]
+    refused(2, [*arguments, "--strategy", "stack", "--meta", "os:system"], "os:system failed", "--meta")
+    refused(3, [*arguments, "--metric", "os:getcwd"], "metric function failed", "os:getcwd")
 
 
 def test_members_side_by_side(nets: list[Path], tmp_path: Path, invoke: Invoke) -> None:
