@@ -22,13 +22,14 @@ from onnxopt.core.plugins import optional
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
-from onnxopt.errors import ModelError
+from onnxopt.errors import ModelError, OnnxoptError
 from onnxopt.frameworks.base import Exporter, Request
 from onnxopt.frameworks.drawing import BATCH
 from onnxopt.frameworks.scikit_convert import convert
 from onnxopt.frameworks.scikit_files import read_estimator
+from onnxopt.frameworks.scikit_hash import fingerprint
 from onnxopt.frameworks.scikit_parts import class_name, convertible, text_columns
-from onnxopt.frameworks.scikit_seen import rows, seen
+from onnxopt.frameworks.scikit_seen import Seen, rows, seen
 from onnxopt.run.session import Feeds
 
 __all__ = ["Estimator", "open_estimator"]
@@ -38,6 +39,14 @@ OPSET = 17
 PROBE = 64
 """Rows that the forms of outputs are found on."""
 TEXT = np.dtype("U")
+HALVINGS = 12
+"""Of the distance to the border of two classes."""
+TOLERANCE, TIE = 1e-4, 1e-5
+"""Of what is compared, and of two scores that count as equal; shares of the largest value."""
+NEIGHBOURS = 64
+"""Rows around one that is asked about again."""
+ULPS = 2.0**-21
+"""How far they lie, as a share of the values: four units in the last place of float32."""
 
 
 def open_estimator(text: str, request: Request) -> Estimator:
@@ -56,14 +65,18 @@ class Estimator:
     """A fitted estimator; what it remembers of its data and its answers on a few rows are computed once."""
 
     framework = "scikit-learn"
+    batches = (1, 2, 8, 1000)
+    """Sizes of the calls that are compared: rows are cheap, and trees and labels differ on few of them."""
 
     def __init__(self, estimator: Any, where: str, notes: Sequence[Note] = (), seed: int = 0) -> None:
         self._estimator, self._where, self._seed = estimator, where, seed
         self._columns = _count(estimator, where)
         self._texts = text_columns(estimator, range(self._columns))
         self._by_position = convertible(estimator)
+        self._methods = _methods(self._by_position, where)
+        self._seen, self._dtype = self._accepted()
         self.notes = tuple(notes)
-        self.outputs = tuple(self._answers(rows(self._seen, 2, np.random.default_rng(seed))))
+        self.outputs = tuple(self._methods)
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -80,39 +93,104 @@ class Estimator:
         return tuple(TensorSpec(str(n), d, (BATCH, 1)) for n, d in zip(names, dtypes, strict=True))
 
     def run(self, feeds: Feeds) -> tuple[Array, ...]:
-        """Labels and probabilities, the prediction, or the features."""
-        columns = [np.asarray(feeds[spec.name]) for spec in self.inputs]
-        if not self._texts:
-            return tuple(self._answers(columns[0].astype(np.float32, copy=False)).values())
-        return tuple(self._answers(np.concatenate([c.astype(object) for c in columns], axis=1)).values())
+        """Labels and probabilities, the prediction, or the features, as float32 where they are no labels."""
+        return tuple(self._answers(self._table(feeds)).values())
 
     def fingerprint(self) -> str:
         """Of all that the estimator holds: parameters and what was fitted."""
-        import hashlib
-
-        state: str = optional("joblib", "sklearn").hash(self._estimator, hash_name="sha1")
-        return hashlib.sha256(f"{class_name(self._estimator)} {state}".encode()).hexdigest()
+        return fingerprint(self._estimator)
 
     def feeds(self, batch: int, variant: int, seed: int) -> Feeds | None:
-        """Rows in the range that the estimator has seen."""
+        """Rows in the range that the estimator has seen; of classifiers half of them near the border of two classes."""
         if variant:
             return None
-        return self._fed(rows(self._seen, batch, np.random.default_rng((self._seed, seed, batch))))
+        generator = np.random.default_rng((self._seed, seed, batch))
+        table = rows(self._seen, batch, generator)
+        if "label" in self._methods and not self._texts and batch > 1:
+            table = np.concatenate([table[: batch - batch // 2], self._between(table, batch // 2, generator)])
+        return self._fed(table)
 
     def exporters(self, opset: int | None) -> Sequence[Exporter]:
         """skl2onnx."""
 
         def write(path: Path) -> None:
-            table = rows(self._seen, PROBE, np.random.default_rng(self._seed))
-            answers = self._answers(table)
-            model = convert(self._estimator, self.inputs, self._fed(table), answers, opset or OPSET, self._where)
-            save_scratch(model, path)
+            feeds = self.feeds(PROBE, 0, 0) or {}
+            answers = self._answers(self._table(feeds))
+            save_scratch(convert(self._estimator, self.inputs, feeds, answers, opset or OPSET, self._where), path)
 
         return (Exporter("skl2onnx", write),)
 
-    @cached_property
-    def _seen(self) -> Any:
-        return seen(self._estimator, self._columns)
+    def undecided(self, feeds: Feeds, found: Sequence[Array]) -> Array:
+        """Rows ``(n,) bool`` on which the estimator's own answer turns into ``found`` within the rounding of float32.
+
+        Either two classes are equally likely and the other one was named, or the estimator, asked about rows that
+        differ by a few units in the last place of float32, gives that answer for one of them: the row lies on a
+        threshold.
+        """
+        table = self._table(feeds)
+        given = self._answers(table)
+        near = ~_agree(given, found, scales := [_scale(y) for y in given.values()])
+        for row in np.flatnonzero(near):
+            answer = [y[row : row + 1] for y in found]
+            around = np.repeat(table[row : row + 1], NEIGHBOURS, axis=0)
+            generator = np.random.default_rng((self._seed, int(row)))
+            for column in set(range(self._columns)) - self._texts:
+                values = around[:, column].astype(np.float64)
+                size = np.fmax(np.abs(values), np.fmax(abs(self._seen.low[column]), abs(self._seen.high[column])))
+                around[:, column] = values + ULPS * np.fmax(size, 0.0) * generator.uniform(-1, 1, NEIGHBOURS)
+            others = self._answers(np.concatenate([table[row : row + 1], around]))
+            near[row] = bool(_agree(others, [np.repeat(y, NEIGHBOURS + 1, axis=0) for y in answer], scales).any())
+        return near
+
+    def _accepted(self) -> tuple[Seen, type[np.generic]]:
+        """What is known of the columns, and the dtype that the estimator takes: rows are tried.
+
+        Some estimators refuse missing values though their parts do not, some take only the dtype they were fitted to.
+        """
+        known = seen(self._estimator, self._columns)
+        missing: list[set[int]] = [known.missing, set()] if known.missing else [set()]
+        error: Exception | None = None
+        for columns in missing:
+            known.missing = columns
+            for dtype in (np.float64, np.float32):
+                self._dtype = dtype
+                try:
+                    self._answers(self._cast(rows(known, PROBE, np.random.default_rng(self._seed))))
+                except OnnxoptError:
+                    raise
+                except Exception as refusal:  # estimators raise whatever their code raises
+                    error = error or refusal
+                    continue
+                return known, dtype
+        raise ModelError(
+            f"the estimator fails on rows of its own width: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}",
+            where=f"{self._where}: {class_name(self._estimator)}, {self._columns} columns",
+            fix="check that it predicts in the environment it was saved in",
+        ) from error
+
+    def _between(self, table: Array, count: int, generator: np.random.Generator) -> Array:
+        """``count`` rows on lines between rows of different classes, closer and closer to where the class changes."""
+        labels = self._answers(self._cast(table))["label"]
+        first = generator.integers(0, len(table), count)
+        second = np.asarray([_other(labels, labels[i], generator) for i in first])
+        near, far = table[first], table[second]
+        own, steps = labels[first], generator.integers(1, HALVINGS + 1, count)
+        for step in range(HALVINGS):
+            middle = ((near.astype(np.float64) + far) / 2).astype(np.float32)
+            same = (self._answers(self._cast(middle))["label"] == own)[:, None]
+            moves = (step < steps)[:, None]
+            near, far = np.where(moves & same, middle, near), np.where(moves & ~same, middle, far)
+        return np.where(generator.random((count, 1)) < 0.5, near, far)
+
+    def _table(self, feeds: Feeds) -> Array:
+        columns = [np.asarray(feeds[spec.name]) for spec in self.inputs]
+        if not self._texts:
+            return self._cast(columns[0].astype(np.float32))
+        return np.concatenate([c.astype(object) for c in columns], axis=1)
+
+    def _cast(self, table: Array) -> Array:
+        return table if self._texts else table.astype(self._dtype)
 
     def _fed(self, table: Array) -> Feeds:
         if not self._texts:
@@ -126,28 +204,28 @@ class Estimator:
         """Output name -> what the estimator says to ``table (n, columns)``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {name: _plain(getattr(self._by_position, m)(table), name) for name, m in self._methods().items()}
+            return {name: _plain(getattr(self._by_position, m)(table), name) for name, m in self._methods.items()}
 
-    def _methods(self) -> dict[str, str]:
-        """Output name -> method of the estimator."""
-        from sklearn.base import is_classifier, is_outlier_detector
 
-        found = self._by_position
-        if not hasattr(found, "predict"):
-            if not hasattr(found, "transform"):
-                raise ModelError(
-                    "the estimator neither predicts nor transforms new rows",
-                    where=f"{self._where}: {class_name(found)}",
-                    fix="fit one that does, such as KMeans in place of DBSCAN",
-                )
-            return {"features": "transform"}
-        if hasattr(found, "predict_proba"):
-            return {"label": "predict", "probabilities": "predict_proba"}
-        if (is_classifier(found) or is_outlier_detector(found)) and hasattr(found, "decision_function"):
-            return {"label": "predict", "scores": "decision_function"}
-        if hasattr(found, "cluster_centers_") and hasattr(found, "transform"):
-            return {"label": "predict", "distances": "transform"}
-        return {"label": "predict"} if is_classifier(found) else {"prediction": "predict"}
+def _methods(found: Any, where: str) -> dict[str, str]:
+    """Output name -> method of the estimator."""
+    from sklearn.base import is_classifier, is_outlier_detector
+
+    if not hasattr(found, "predict"):
+        if not hasattr(found, "transform"):
+            raise ModelError(
+                "the estimator neither predicts nor transforms new rows",
+                where=f"{where}: {class_name(found)}",
+                fix="fit one that does, such as KMeans in place of DBSCAN",
+            )
+        return {"features": "transform"}
+    if hasattr(found, "predict_proba"):
+        return {"label": "predict", "probabilities": "predict_proba"}
+    if (is_classifier(found) or is_outlier_detector(found)) and hasattr(found, "decision_function"):
+        return {"label": "predict", "scores": "decision_function"}
+    if hasattr(found, "cluster_centers_") and hasattr(found, "transform"):
+        return {"label": "predict", "distances": "transform"}
+    return {"label": "predict"} if is_classifier(found) else {"prediction": "predict"}
 
 
 def _count(estimator: Any, where: str) -> int:
@@ -168,4 +246,37 @@ def _plain(answer: Any, name: str) -> Array:
     array: Array = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
     if name == "label":
         return array.astype(str).astype(object) if array.dtype.kind in "OSU" else array.astype(np.int64)
+    array = array.astype(np.float32) if array.dtype.kind in "fiu" else array
     return array.reshape(len(array), -1) if name == "prediction" else array
+
+
+def _other(labels: Array, label: object, generator: np.random.Generator) -> int:
+    """A row of another label; any where there is none."""
+    others = np.flatnonzero(labels != label)
+    return int(generator.choice(others if len(others) else len(labels)))
+
+
+def _scale(answer: Array) -> float:
+    return 0.0 if answer.dtype == object else float(np.max(np.abs(answer[np.isfinite(answer)]), initial=0.0))
+
+
+def _agree(given: Mapping[str, Array], found: Sequence[Array], scales: Sequence[float]) -> Array:
+    """``(n,) bool``: all outputs agree; a label also where the one that was found is as likely as the one given."""
+    agree = np.ones(len(next(iter(given.values()))), bool)
+    for (name, mine), other, scale in zip(given.items(), found, scales, strict=True):
+        if name == "label":
+            agree &= (mine == other) | _tied(list(given.values())[1:], scales[1:])
+        else:
+            far = ~np.isclose(mine, other, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True)
+            agree &= ~far.reshape(len(far), -1).any(axis=1)
+    return agree
+
+
+def _tied(scores: Sequence[Array], scales: Sequence[float]) -> Array:
+    """``(n,) bool``: the two best classes are equally likely."""
+    if not scores:
+        return np.asarray(False)
+    if scores[0].ndim == 1:
+        return np.abs(scores[0]) <= TIE * scales[0]
+    best = np.sort(scores[0], axis=1)[:, -2:]
+    return np.abs(best[:, -1] - best[:, 0]) <= TIE * scales[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -77,6 +78,7 @@ def _converted(estimator: Any, inputs: Sequence[TensorSpec], opset: int, where: 
     skl2onnx = optional("skl2onnx", "sklearn")
     types = optional("skl2onnx.common.data_types", "sklearn")
     exact_trees()
+    _know_plain_tensors()
     copy = convertible(estimator)
     kinds = {"f": types.FloatTensorType, "U": types.StringTensorType}
     initial = [(s.name, kinds[s.dtype.kind if s.dtype is not None else "f"]([None, *(s.shape or ())[1:]])) for s in inputs]
@@ -96,6 +98,21 @@ def _converted(estimator: Any, inputs: Sequence[TensorSpec], opset: int, where: 
                 raise _refused(_reason(error), estimator, where) from error
             return cast(onnx.ModelProto, proto)
     raise _refused("it has an output that is no tensor", estimator, where)
+
+
+@cache
+def _know_plain_tensors() -> None:
+    """Lets linear support vector machines in pipelines know the option that skl2onnx itself sets for pipelines."""
+    registry = optional("skl2onnx.common._registration", "sklearn")
+    known = registry.get_converter("SklearnLinearSVC")
+    allowed = known.get_allowed_options()
+    if isinstance(allowed, dict) and "zipmap" not in allowed:
+        allowed = {**cast(dict[str, object], allowed), "zipmap": [True, False, "columns"]}
+
+        def plain(scope: Any, operator: Any, container: Any) -> None:
+            known(scope, operator, container)
+
+        registry.register_converter("SklearnLinearSVC", plain, overwrite=True, options=allowed)
 
 
 def _options(estimator: Any) -> Iterator[dict[int, dict[str, bool]]]:

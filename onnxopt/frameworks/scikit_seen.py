@@ -20,6 +20,8 @@ __all__ = ["Seen", "rows", "seen"]
 
 MARGIN = 0.1
 """Beyond the bounds, as a share of the range: estimators are asked about unseen values too."""
+DECADES = (-1.0, 2.0)
+"""Powers of ten by which rows are scaled where no bound is known."""
 SPREAD = 3.0
 """Standard deviations around a mean."""
 MISSING = 0.05
@@ -75,7 +77,8 @@ def rows(known: Seen, count: int, generator: np.random.Generator) -> Array:
     blank = np.isnan(known.low) | np.isnan(known.high)
     low = np.where(blank, -2.0, known.low)
     span = np.where(blank, 4.0, np.maximum(known.high - known.low, 1e-6 * np.maximum(1.0, np.abs(known.low))))
-    table: Array = (low + span * generator.uniform(-MARGIN, 1 + MARGIN, (count, columns))).astype(np.float32)
+    table: Array = low + span * generator.uniform(-MARGIN, 1 + MARGIN, (count, columns))
+    table = np.where(blank, table * 10.0 ** generator.uniform(*DECADES, (count, 1)), table).astype(np.float32)
     for column, points in enumerate(known.points):
         if len(points):
             near = np.stack([points, np.nextafter(points, np.float32(np.inf)), np.nextafter(points, np.float32(-np.inf))])
@@ -102,6 +105,11 @@ def _thresholds(part: Any, columns: int) -> list[Array]:
 
 
 def _had_missing(part: Any) -> bool:
+    """Whether missing values may have been there; trees that never saw one cannot be told from those that did."""
+    from sklearn.base import is_outlier_detector
+
+    if is_outlier_detector(part):
+        return False
     if type(part).__name__ in ("SimpleImputer", "KNNImputer", "IterativeImputer"):
         value = part.missing_values
         return isinstance(value, float) and np.isnan(value)
