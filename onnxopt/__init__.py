@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxopt.commands.demo import demo
     from onnxopt.commands.distill import distill, finetune
     from onnxopt.commands.doctor import doctor
+    from onnxopt.commands.export import export
     from onnxopt.commands.gate import gate
     from onnxopt.commands.inspect import inspect
     from onnxopt.commands.limits import Limits
@@ -54,6 +55,7 @@ _HOMES = {
     "demo": "commands.demo",
     "distill": "commands.distill",
     "doctor": "commands.doctor",
+    "export": "commands.export",
     "finetune": "commands.distill",
     "gate": "commands.gate",
     "inspect": "commands.inspect",
@@ -84,6 +86,7 @@ __all__ = [
     "demo",
     "distill",
     "doctor",
+    "export",
     "finetune",
     "gate",
     "inspect",

@@ -16,11 +16,14 @@ from onnxopt.core.io import content_hash
 from onnxopt.core.query import Model
 from onnxopt.core.report import JSON
 from onnxopt.data.dataset import Dataset
+from onnxopt.frameworks.base import Original
 from onnxopt.measurement.env import relevant_isa
 
-__all__ = ["Step", "sources", "stamp"]
+__all__ = ["Step", "sources", "stamp", "stamp_export"]
 
 KEY = "onnxopt"
+EXPORT_KEY = "onnxopt.export"
+"""Beside the other, which later commands replace: what a model was exported from stays true."""
 SCHEMA = 1
 
 
@@ -51,11 +54,39 @@ def stamp(
         **({"further_sources_sha256": [content_hash(path) for path in further]} if further else {}),
         "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
         "recipe": [{"pass": item.name, **_options(item)} for item in passes],
-        "versions": {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")},
+        "versions": _versions(),
         "isa": list(relevant_isa()),
         "changes": dict(changes),
         "verdict": dict(verdict),
     }
+    model.metadata_props[KEY] = json.dumps(document, sort_keys=True)
+
+
+def stamp_export(model: Model, original: Original, exporter: str, *, parity: bool, data: Dataset | None) -> None:
+    """Writes framework, its versions, hash of the weights and exporter into the metadata of an exported model.
+
+    No path, user name, host name or time goes in.
+    """
+    weights = original.fingerprint()
+    exported = {
+        "schema": SCHEMA,
+        "framework": original.framework,
+        "versions": dict(original.versions),
+        "weights_sha256": weights,
+        "exporter": exporter,
+    }
+    document = {
+        "schema": SCHEMA,
+        "source_sha256": weights,
+        "earlier_sources": [],
+        "data_fingerprint": None if data is None else data.fingerprint(),
+        "recipe": [{"pass": "export", "exporter": exporter}],
+        "versions": _versions(),
+        "isa": list(relevant_isa()),
+        "changes": {},
+        "verdict": {"parity": parity},
+    }
+    model.metadata_props[EXPORT_KEY] = json.dumps(exported, sort_keys=True)
     model.metadata_props[KEY] = json.dumps(document, sort_keys=True)
 
 
@@ -66,6 +97,10 @@ def sources(model: Model) -> tuple[str, ...]:
         return (str(document["source_sha256"]), *map(str, document.get("earlier_sources", ())))
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
+
+
+def _versions() -> dict[str, str]:
+    return {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")}
 
 
 def _options(item: Step) -> dict[str, JSON]:

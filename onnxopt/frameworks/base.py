@@ -1,7 +1,7 @@
 """What each framework gives so that its models can be exported and compared: one ``Original`` a model.
 
-A framework is a module ``frameworks/NAME.py`` with a function that opens an ``Original``, and one entry in
-``frameworks/opening.py``. The framework itself is imported inside functions only, through ``core.plugins.optional``.
+A framework is a module of this package with a function that opens an ``Original``, and an entry in ``opening.py``,
+which imports that module only after it has found the packages that it needs.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Original(Protocol):
         """Random feeds that the model takes.
 
         Args:
-            batch: Size of the batch axis.
+            batch: Size of the batch axis; 1 stands for the only size where that axis is fixed.
             variant: 0: the usual sizes of the other free axes, 1: other sizes.
             seed: Of the values.
 

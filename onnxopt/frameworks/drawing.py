@@ -8,20 +8,31 @@ import numpy as np
 
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.tensors import Array
+from onnxopt.data.batch import batch_axes
 from onnxopt.run.session import Feeds
 
-__all__ = ["BATCH", "batch_symbol", "drawn", "other_size"]
+__all__ = ["BATCH", "batch_symbol", "drawn", "other_size", "symbols"]
 
 BATCH = "batch"
-"""The name that exporters here give to the batch axis."""
+"""The name of the batch axis where nobody gave it one."""
 INTEGERS = 2
 """Integers are drawn below this where nothing is known about them: valid as flags, masks and ids."""
 
 
+def symbols(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The names of the free axes, in order."""
+    return tuple(dict.fromkeys(d for spec in specs for d in spec.shape or () if isinstance(d, str)))
+
+
 def batch_symbol(specs: Sequence[TensorSpec]) -> str | None:
-    """The symbol of the batch: the first axis of the first input that has axes, where it is free."""
-    shape = next((spec.shape for spec in specs if spec.shape), None)
-    return shape[0] if shape and isinstance(shape[0], str) else None
+    """The symbol of the batch axis; ``None`` where the batch is fixed or has no name."""
+    by_name = {spec.name: spec for spec in specs}
+    for name, axis in batch_axes(specs).items():
+        shape = by_name[name].shape
+        found = shape[axis] if shape else None
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def other_size(size: int) -> int:
@@ -38,21 +49,23 @@ def drawn(
         specs: The inputs; each axis a size or a symbol.
         sizes: Size of each symbol.
         seed: Of the values.
-        below: Bound of the integers of an input, by name; default: 2.
+        below: Bound of the integers of an input, by name; default: 2, for uint8 256.
     """
-    generator = np.random.default_rng(seed)
-    shapes = {s.name: tuple(sizes[d] if isinstance(d, str) else d or 1 for d in s.shape or ()) for s in specs}
-    return {
-        spec.name: _values(spec, shapes[spec.name], (below or {}).get(spec.name, INTEGERS), generator) for spec in specs
-    }
+    generator, bounds = np.random.default_rng(seed), below or {}
+    feeds: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(sizes[d] if isinstance(d, str) else d or 1 for d in spec.shape or ())
+        feeds[spec.name] = _values(spec, shape, bounds.get(spec.name), generator)
+    return feeds
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], below: int, generator: np.random.Generator) -> Array:
+def _values(spec: TensorSpec, shape: tuple[int, ...], below: int | None, generator: np.random.Generator) -> Array:
     dtype = spec.dtype
     if dtype is None or dtype.kind in "USO":
         return np.full(shape, "a", dtype=object)
     if dtype.kind == "b":
         return np.ones(shape, dtype)
     if dtype.kind in "iu":
-        return generator.integers(0, 256 if dtype == np.uint8 else below, shape).astype(dtype)
+        top = below or (256 if dtype == np.uint8 else INTEGERS)
+        return generator.integers(0, top, shape).astype(dtype)
     return generator.standard_normal(shape).astype(dtype)

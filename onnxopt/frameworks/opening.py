@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from onnxopt.core.plugins import optional
 from onnxopt.data.callables import is_callable_path
 from onnxopt.errors import InputError, UsageError, nearest
 from onnxopt.frameworks.base import Original, Request
 
 __all__ = ["is_original", "open_original"]
 
-FUNCTION = "torch_source:open_factory"
+
+@dataclass(frozen=True)
+class Opener:
+    """A function of this package that opens a kind of source, ``(text, request) -> Original``.
+
+    Attributes:
+        module: The module of this package that it is in.
+        function: Its name.
+        needs: Packages that the module imports.
+        extra: The extra of onnxopt that brings them.
+    """
+
+    module: str
+    function: str
+    needs: tuple[str, ...]
+    extra: str
+
+    def open(self, text: str, request: Request) -> Original:
+        """The model that ``text`` names."""
+        for package in self.needs:
+            optional(package, self.extra)
+        found: object = getattr(import_module(f"onnxopt.frameworks.{self.module}"), self.function)
+        return cast(Callable[[str, Request], Original], found)(text, request)
+
+
+def _torch(module: str, function: str) -> Opener:
+    return Opener(module, function, ("torch", "onnxscript"), "torch")
+
+
+FUNCTION = _torch("torch_source", "open_factory")
 """Opens ``package.module:function``."""
 SUFFIXES = {
-    ".pt2": "torch_source:open_program",
-    ".pt": "torch_source:open_torch_file",
-    ".pth": "torch_source:open_torch_file",
-    ".ts": "torch_source:open_torch_file",
-    ".torchscript": "torch_source:open_torch_file",
+    ".pt2": _torch("torch_program", "open_program"),
+    **dict.fromkeys((".pt", ".pth", ".ts", ".torchscript"), _torch("torch_files", "open_torch_file")),
 }
-"""Opens a file with that suffix: a function of a module of this package."""
-FOLDERS = {"config.json": "huggingface:open_folder"}
+"""Opens a file with that suffix."""
+FOLDERS = {"config.json": Opener("huggingface", "open_folder", ("torch", "onnxscript", "transformers"), "hf")}
 """Opens a folder that holds a file of that name."""
 KINDS = (
     "package.module:function (PyTorch), .pt2, TorchScript (.pt), "
@@ -43,15 +71,13 @@ def open_original(text: str, request: Request) -> Original:
         UsageError: It is an ONNX file, or of no known kind.
         InputError: It does not exist, cannot be read, or needs ``--trust``, an extra or inputs that are not given.
     """
-    name = _opener(text)
-    if name is None:
+    opener = _opener(text)
+    if opener is None:
         raise _refused(text)
-    module, _, function = name.partition(":")
-    found: object = getattr(import_module(f"onnxopt.frameworks.{module}"), function)
-    return cast(Callable[[str, Request], Original], found)(text, request)
+    return opener.open(text, request)
 
 
-def _opener(text: str) -> str | None:
+def _opener(text: str) -> Opener | None:
     path = Path(text)
     if path.is_dir():
         return next((opener for name, opener in FOLDERS.items() if (path / name).is_file()), None)
