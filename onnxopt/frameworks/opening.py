@@ -49,12 +49,16 @@ FUNCTION = _torch("torch_source", "open_factory")
 SUFFIXES = {
     ".pt2": _torch("torch_program", "open_program"),
     **dict.fromkeys((".pt", ".pth", ".ts", ".torchscript"), _torch("torch_files", "open_torch_file")),
+    **dict.fromkeys(
+        (".joblib", ".pkl", ".pickle", ".skops"),
+        Opener("scikit", "open_estimator", ("sklearn", "joblib", "skl2onnx"), "sklearn"),
+    ),
 }
 """Opens a file with that suffix."""
 FOLDERS = {"config.json": Opener("huggingface", "open_folder", ("torch", "onnxscript", "transformers"), "hf")}
 """Opens a folder that holds a file of that name."""
 KINDS = (
-    "package.module:function (PyTorch), .pt2, TorchScript (.pt), "
+    "package.module:function (PyTorch), .pt2, TorchScript (.pt), scikit-learn (.joblib, .pkl, .skops), "
     "or a Hugging Face folder (config.json with model.safetensors)"
 )
 

@@ -43,8 +43,8 @@ HALVINGS = 12
 """Of the distance to the border of two classes."""
 TOLERANCE, TIE = 1e-4, 1e-5
 """Of what is compared, and of two scores that count as equal; shares of the largest value."""
-NEIGHBOURS = 64
-"""Rows around one that is asked about again."""
+ASKED, NEIGHBOURS = 64, 64
+"""Rows that are asked about again, and rows around each of them."""
 ULPS = 2.0**-21
 """How far they lie, as a share of the values: four units in the last place of float32."""
 
@@ -129,18 +129,30 @@ class Estimator:
         """
         table = self._table(feeds)
         given = self._answers(table)
-        near = ~_agree(given, found, scales := [_scale(y) for y in given.values()])
-        for row in np.flatnonzero(near):
-            answer = [y[row : row + 1] for y in found]
-            around = np.repeat(table[row : row + 1], NEIGHBOURS, axis=0)
-            generator = np.random.default_rng((self._seed, int(row)))
-            for column in set(range(self._columns)) - self._texts:
-                values = around[:, column].astype(np.float64)
-                size = np.fmax(np.abs(values), np.fmax(abs(self._seen.low[column]), abs(self._seen.high[column])))
-                around[:, column] = values + ULPS * np.fmax(size, 0.0) * generator.uniform(-1, 1, NEIGHBOURS)
-            others = self._answers(np.concatenate([table[row : row + 1], around]))
-            near[row] = bool(_agree(others, [np.repeat(y, NEIGHBOURS + 1, axis=0) for y in answer], scales).any())
-        return near
+        scales = [_scale(y) for y in given.values()]
+        differ = np.flatnonzero(~_agree(given, found, scales))[:ASKED]
+        undecided = np.zeros(len(table), bool)
+        if not len(differ):
+            # All agree, but for labels of classes that are equally likely.
+            return (given["label"] != found[0]) if "label" in given else undecided
+        others = self._answers(self._around(table[differ]))
+        wanted = [np.repeat(y[differ], NEIGHBOURS, axis=0) for y in found]
+        undecided[differ] = _agree(others, wanted, scales).reshape(len(differ), NEIGHBOURS).any(axis=1)
+        if "label" in given:
+            undecided |= _agree(given, found, scales) & (given["label"] != found[0])
+        return undecided
+
+    def _around(self, table: Array) -> Array:
+        """``NEIGHBOURS`` rows around each row, the row itself among them."""
+        around = np.repeat(table, NEIGHBOURS, axis=0)
+        generator = np.random.default_rng(self._seed)
+        shift = generator.uniform(-1, 1, around.shape)
+        shift[::NEIGHBOURS] = 0.0
+        for column in set(range(self._columns)) - self._texts:
+            values = around[:, column].astype(np.float64)
+            bound = np.nan_to_num(max(abs(self._seen.low[column]), abs(self._seen.high[column])))
+            around[:, column] = values + ULPS * np.maximum(np.abs(values), bound) * shift[:, column]
+        return self._cast(around)
 
     def _accepted(self) -> tuple[Seen, type[np.generic]]:
         """What is known of the columns, and the dtype that the estimator takes: rows are tried.
@@ -242,7 +254,9 @@ def _count(estimator: Any, where: str) -> int:
 def _plain(answer: Any, name: str) -> Array:
     """A dense array: labels int64 or text, all else as it is; predictions ``(n, outputs)``."""
     if isinstance(answer, list):
-        raise ModelError("classifiers of several labels at once are not supported", where=name, fix="export one a label")
+        raise ModelError(
+            "classifiers of several labels at once are not supported", where=name, fix="export one a label"
+        )
     array: Array = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
     if name == "label":
         return array.astype(str).astype(object) if array.dtype.kind in "OSU" else array.astype(np.int64)

@@ -81,7 +81,9 @@ def _converted(estimator: Any, inputs: Sequence[TensorSpec], opset: int, where: 
     _know_plain_tensors()
     copy = convertible(estimator)
     kinds = {"f": types.FloatTensorType, "U": types.StringTensorType}
-    initial = [(s.name, kinds[s.dtype.kind if s.dtype is not None else "f"]([None, *(s.shape or ())[1:]])) for s in inputs]
+    initial = [
+        (s.name, kinds[s.dtype.kind if s.dtype is not None else "f"]([None, *(s.shape or ())[1:]])) for s in inputs
+    ]
     target = {"": min(opset, skl2onnx.__max_supported_opset__), "ai.onnx.ml": ML_OPSET}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -33,7 +33,9 @@ def read_estimator(path: Path, request: Request) -> tuple[Any, tuple[Note, ...]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            found = _skops(path, request) if path.suffix.lower() == ".skops" else optional("joblib", "sklearn").load(path)
+            found = (
+                _skops(path, request) if path.suffix.lower() == ".skops" else optional("joblib", "sklearn").load(path)
+            )
         except OnnxoptError:
             raise
         except Exception as error:  # a pickle raises whatever its classes raise
@@ -60,7 +62,9 @@ def _advice(error: Exception) -> str:
     if missing:
         return f"install the package that brings {missing!r}, with which it was saved"
     if isinstance(error, AttributeError):
-        return "it needs a class or function that is not there: save the estimator with classes of installed packages only"
+        return (
+            "it needs a class or function that is not there: save the estimator with classes of installed packages only"
+        )
     return "save it again with joblib.dump or skops.io.dump, and with the scikit-learn version that is installed here"
 
 

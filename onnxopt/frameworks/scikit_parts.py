@@ -65,7 +65,11 @@ def entries(estimator: Any, columns: Columns) -> list[tuple[Any, Columns]]:
     if wrapped is not None and not hasattr(estimator, "estimators_"):
         return entries(wrapped, columns)
     members = getattr(estimator, "calibrated_classifiers_", None) or getattr(estimator, "estimators_", None)
-    if isinstance(members, list) and not hasattr(members[0], "tree_") and not hasattr(estimator, "estimators_features_"):
+    if (
+        isinstance(members, list)
+        and not hasattr(members[0], "tree_")
+        and not hasattr(estimator, "estimators_features_")
+    ):
         return [f for m in members for f in entries(getattr(m, "estimator", None) or m, columns)]
     return [(estimator, columns)]
 

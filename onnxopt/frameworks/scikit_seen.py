@@ -81,7 +81,9 @@ def rows(known: Seen, count: int, generator: np.random.Generator) -> Array:
     table = np.where(blank, table * 10.0 ** generator.uniform(*DECADES, (count, 1)), table).astype(np.float32)
     for column, points in enumerate(known.points):
         if len(points):
-            near = np.stack([points, np.nextafter(points, np.float32(np.inf)), np.nextafter(points, np.float32(-np.inf))])
+            near = np.stack(
+                [points, np.nextafter(points, np.float32(np.inf)), np.nextafter(points, np.float32(-np.inf))]
+            )
             chosen = generator.choice(near.ravel(), count)
             table[:, column] = np.where(generator.random(count) < 0.5, chosen, table[:, column])
     for column in sorted(known.missing):
