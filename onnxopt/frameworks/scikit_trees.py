@@ -1,10 +1,10 @@
 """Trees as skl2onnx converts them, with what it leaves out: exact thresholds and the way of missing values.
 
-scikit-learn compares with thresholds of 64 bits, ONNX with thresholds of 32. Of a float32 ``x``, ``x <= t`` holds exactly
-where ``x <= floor32(t)`` does, the largest float32 not above ``t``. skl2onnx does so for trees and forests, but rounds
-the thresholds of HistGradientBoosting to the nearest float32, which sends values between the two to the other side; it
-also gives onnx numbers of numpy types that onnx refuses. Missing values (NaN) go left or right as was learned, which
-skl2onnx keeps for HistGradientBoosting only.
+scikit-learn compares with thresholds of 64 bits, ONNX with thresholds of 32. Of a float32 ``x``, ``x <= t`` holds
+exactly where ``x <= floor32(t)`` does, the largest float32 not above ``t``. skl2onnx does so for trees and forests, but
+rounds the thresholds of HistGradientBoosting to the nearest float32, which sends values between the two to the other
+side; it also gives onnx numbers of numpy types that onnx refuses. Missing values (NaN) go left or right as was learned,
+which skl2onnx keeps for HistGradientBoosting only.
 """
 
 from __future__ import annotations
