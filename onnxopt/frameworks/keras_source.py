@@ -1,8 +1,8 @@
 """Keras 3 models: ``.keras`` and ``.h5`` files.
 
 With TensorFlow installed Keras converts them through tf2onnx: recurrent layers become the operators LSTM and GRU, and
-all lengths stay free. Without it, with torch as the backend, they take the exporters of PyTorch modules; recurrent layers
-are then one group of nodes a step, for one length. ``KERAS_BACKEND`` chooses, as everywhere in Keras.
+all lengths stay free. Without it, with torch as the backend, they take the exporters of PyTorch modules; recurrent
+layers are then one group of nodes a step, for one length. ``KERAS_BACKEND`` chooses, as everywhere in Keras.
 """
 
 from __future__ import annotations

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
+from onnxopt.core.io import load, save_scratch
 from onnxopt.core.plugins import optional
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.data.content import Digest
 from onnxopt.frameworks.base import Exporter
-from onnxopt.frameworks.drawing import feeds_of
+from onnxopt.frameworks.drawing import batch_symbol, feeds_of
 from onnxopt.run.session import Feeds
 
-__all__ = ["NEWEST_OPSET", "OPSET", "KerasTensorFlow", "versions_of"]
+__all__ = ["NEWEST_OPSET", "OPSET", "KerasTensorFlow", "named", "versions_of"]
 
 OPSET, NEWEST_OPSET = 17, 18
 """Of tf2onnx: where the user names none, and the newest it writes."""
@@ -83,8 +85,24 @@ class KerasTensorFlow:
             self.run(self.feeds(1, 0, 0) or {})  # Keras exports only what was called once
             version = min(opset or OPSET, NEWEST_OPSET)
             self.model.export(path, format="onnx", verbose=False, opset_version=version)
+            named(path, self.inputs)
 
         return (Exporter("tf2onnx", write),)
+
+
+def named(path: Path, inputs: Sequence[TensorSpec]) -> None:
+    """Gives the inputs in the file their own names, and the free axes of outputs names in place of ``unk__12``."""
+    model = load(path)
+    for value in model.graph.inputs:
+        value.name = (value.name or "").partition(":")[0]
+    batch = batch_symbol(inputs)
+    for index, value in enumerate(model.graph.outputs):
+        if value.shape is not None:
+            free = [d if isinstance(d, int) else f"output{index}_{i}" for i, d in enumerate(value.shape)]
+            if batch is not None and free and not isinstance(free[0], int):
+                free[0] = batch
+            value.shape = ir.Shape(free)
+    save_scratch(model, path)
 
 
 def versions_of(*packages: str) -> Mapping[str, str]:

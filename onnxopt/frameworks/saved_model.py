@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.core.io import load, save_scratch
 from onnxopt.core.plugins import optional
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
@@ -19,7 +18,7 @@ from onnxopt.data.content import Digest
 from onnxopt.errors import ModelError
 from onnxopt.frameworks.base import Exporter, Request, require_trust
 from onnxopt.frameworks.drawing import BATCH, feeds_of
-from onnxopt.frameworks.keras_tensorflow import NEWEST_OPSET, OPSET, versions_of
+from onnxopt.frameworks.keras_tensorflow import NEWEST_OPSET, OPSET, named, versions_of
 from onnxopt.run.session import Feeds
 
 __all__ = ["open_saved_model"]
@@ -150,10 +149,7 @@ class SavedModel:
             function = self.tensorflow.function(call, input_signature=signature)
             version = min(opset or OPSET, NEWEST_OPSET)
             convert.from_function(function, input_signature=signature, opset=version, output_path=str(path))
-            model = load(path)
-            for value in model.graph.inputs:
-                value.name = (value.name or "").partition(":")[0]
-            save_scratch(model, path)
+            named(path, self.inputs)
 
         return (Exporter("tf2onnx", write),)
 
