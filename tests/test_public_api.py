@@ -24,6 +24,7 @@ NAMES = {
     "demo",
     "distill",
     "doctor",
+    "export",
     "finetune",
     "gate",
     "inspect",

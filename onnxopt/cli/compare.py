@@ -36,6 +36,7 @@ __all__ = ["command"]
 @target_options
 @click.option("--max-drop", type=MAX_DROP, metavar="X", help="Exit 1 when the metric drops by more.")
 @click.option("--isa", metavar="NAME", help="avx2: judge CANDIDATE as an x86 CPU without VNNI runs it.")
+@click.option("--trust", is_flag=True, help="Read files of a framework that can run any code (pickles, .pt2).")
 @json_option
 def command(
     reference: Path,
@@ -43,12 +44,14 @@ def command(
     members: tuple[Path, ...],
     max_drop: float | None,
     isa: str | None,
+    trust: bool,
     metric: str | None,
     output_name: str | None,
     **shared: object,
 ) -> int:
     """Accuracy of CANDIDATE against REFERENCE: task metric with bound, agreement, drift of each output.
 
+    REFERENCE is an ONNX file, or a source that `onnxopt export` takes (package.module:function, .pt2, ...).
     With --members the one model that is named is the candidate.
     """
     from onnxopt.commands.compare import compare
@@ -69,6 +72,7 @@ def command(
             max_drop=max_drop,
             target=target(shared),
             isa=isa,
+            trust=trust,
             progress=progress(),
         )
     )

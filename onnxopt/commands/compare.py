@@ -22,8 +22,12 @@ from onnxopt.commands.saturation import accuracies, audit_data, audit_notes, aud
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Note, Report, Status, Verdict
 from onnxopt.data.dataset import Dataset
+from onnxopt.errors import UsageError
 from onnxopt.evaluate.compare import Comparison, Scorer, compare_models
 from onnxopt.evaluate.drift import collapsed
+from onnxopt.frameworks.base import Request
+from onnxopt.frameworks.opening import is_original
+from onnxopt.frameworks.reference import open_reference
 from onnxopt.passes.base import Context
 from onnxopt.quantization.portability.audit import audit
 from onnxopt.run.settings import PRECISE, read_settings
@@ -44,18 +48,21 @@ def compare(
     max_drop: float | None = None,
     target: Target | None = None,
     isa: str | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Metric of both models, the drop with its one-sided 95 % bound, and the drift of each output.
 
     Args:
-        reference: The model to compare with; several: the mean of their separate sessions.
+        reference: The model to compare with, an ONNX file or a source that ``export`` takes; several: the mean of
+            their separate sessions.
         candidate: The model in question.
         source: The data; without, inputs are made up and only drift and agreement on them are known.
         metric: Name of the metric; default: the one that fits outputs and labels.
         output: Name of the output that the metric judges.
         max_drop: Budget; ``None`` only reports.
         target: Where both run.
+        trust: Files of a framework may be read that can run any code (pickles).
         isa: ``"avx2"`` judges the candidate as an x86 CPU without VNNI runs it.
         progress: Told of each sample.
 
@@ -75,10 +82,15 @@ def compare(
                 max_drop=max_drop,
                 target=target,
                 isa=isa,
+                trust=trust,
                 progress=progress,
             )
     if isa is not None:
         check_isa(isa, target)
+    if is_original(str(reference)):
+        if isa is not None:
+            raise UsageError("--isa compares two ONNX files", where=f"--isa with {reference}", fix="leave --isa out")
+        return _with_framework(str(reference), candidate, source, metric, output, max_drop, target, trust, progress)
     model = open_model(reference, target)
     open_model(candidate, target)
     data = open_data(source, reference, model, target)
@@ -97,6 +109,41 @@ def compare(
     )
     models = {"reference": reference, "candidate": candidate}
     return with_fallback(report, models, first_feeds(data), target)
+
+
+def _with_framework(
+    origin: str,
+    candidate: Path,
+    source: Source,
+    metric: str | None,
+    output: str | None,
+    max_drop: float | None,
+    target: Target,
+    trust: bool,
+    progress: Progress | None,
+) -> Report:
+    """The report on an ONNX file against the model of a framework that it came from."""
+    model = open_model(candidate, target)
+    reference = open_reference(origin, model, Request(trust=trust, seed=source.seed))
+    data = open_data(source, candidate, model, target)
+    found = compare_models(
+        reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
+    )
+    report = Report(
+        command="compare",
+        verdict=_judge(found, max_drop, is_chosen=output is not None),
+        data={
+            "comparison": as_json(found),
+            "framework": reference.original.framework,
+            "versions": dict(reference.original.versions),
+            "samples": len(data),
+            "synthetic": data.synthetic,
+            "max_drop": max_drop,
+        },
+        tables=(accuracy_table(found), drift_table(found)),
+        notes=(*reference.original.notes, *data_notes(data)),
+    )
+    return with_fallback(report, {"candidate": candidate}, first_feeds(data), target)
 
 
 def _on_avx2(

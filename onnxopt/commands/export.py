@@ -89,7 +89,7 @@ def export(
         ModelError: No exporter can write the model.
     """
     source, target, progress = source or Source(), target or Target(), progress or SilentProgress()
-    final = check_writable(output)
+    final = check_writable(Path(output))
     if Path(origin).exists() and final == Path(origin).resolve():
         fix = "give another name with -o"
         raise UsageError("the output is an input; inputs are never changed", where=str(output), fix=fix)

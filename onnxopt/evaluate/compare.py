@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,18 +19,36 @@ from onnxopt.evaluate.metrics import Metric, RowMetric, WholeMetric, choose_metr
 from onnxopt.evaluate.outputs import as_array, size_bytes
 from onnxopt.evaluate.rows import Array
 from onnxopt.evaluate.tally import Comparison, Tally, conclude
-from onnxopt.run.session import Session, open_session
+from onnxopt.run.session import Feeds, Session, open_session
 from onnxopt.run.target import Target
 
-__all__ = ["Comparison", "Scorer", "compare_models"]
+__all__ = ["Comparison", "Runner", "Scorer", "compare_models"]
 
 CACHE_BYTES = 256 << 20
 EXAMPLES = 8
 """Samples that are looked at to choose a metric."""
 
 
+class Runner(Protocol):
+    """What can be a reference: a session, or a model that its framework runs."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or what the user called the model, for messages."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        ...
+
+    def run(self, feeds: Feeds) -> Mapping[str, np.ndarray[Any, Any]]:
+        """All outputs for one set of feeds."""
+        ...
+
+
 def compare_models(
-    reference: Path,
+    reference: Path | Runner,
     candidate: Path,
     data: Dataset,
     target: Target,
@@ -51,13 +70,13 @@ class Scorer:
     run again where a candidate needs it).
 
     Attributes:
-        reference: Model file that candidates are compared with.
+        reference: What candidates are compared with.
         metric: The metric in use.
         output: Name of the output it judges.
         is_chosen: Whether the user named that output, so that the others are theirs to judge.
 
     Args:
-        reference: Model file to compare with.
+        reference: Model file to compare with, or what answers in its place.
         data: Samples to judge by.
         target: Where the models run.
         metric: See ``choose_metric``; default: what fits.
@@ -74,7 +93,7 @@ class Scorer:
 
     def __init__(
         self,
-        reference: Path,
+        reference: Path | Runner,
         data: Dataset,
         target: Target,
         *,
@@ -84,8 +103,8 @@ class Scorer:
         progress: Progress | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.reference = reference
-        self._reference = open_session(reference, target)
+        self._reference: Runner = open_session(reference, target) if isinstance(reference, Path) else reference
+        self.reference = self._reference.path
         self._data, self._target, self._seed = data, target, seed
         self._progress: Progress = SilentProgress() if progress is None else progress
         self._room = cache_bytes
@@ -103,7 +122,8 @@ class Scorer:
             DataError: It does not run on the data, or returns something that cannot be compared.
         """
         session = open_session(candidate, self._target)
-        difference = interface_difference(self._reference, session)
+        first = self._reference
+        difference = interface_difference(first, session) if isinstance(first, Session) else None
         if difference is not None:
             raise ModelError(
                 f"the candidate cannot stand in for the reference: {difference}",
@@ -190,7 +210,7 @@ class Scorer:
             )
 
 
-def _primary(session: Session, output: str | None) -> str:
+def _primary(session: Runner, output: str | None) -> str:
     if output is None:
         return session.outputs[0]
     if output not in session.outputs:

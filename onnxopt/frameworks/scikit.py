@@ -32,7 +32,7 @@ from onnxopt.frameworks.scikit_parts import class_name, convertible, text_column
 from onnxopt.frameworks.scikit_seen import Seen, rows, seen
 from onnxopt.run.session import Feeds
 
-__all__ = ["Estimator", "open_estimator"]
+__all__ = ["OPSET", "PROBE", "Estimator", "open_estimator"]
 
 OPSET = 17
 """Where the user names none: the operators of every ONNX Runtime in use."""

@@ -13,7 +13,7 @@ from onnxopt.core.query import TensorSpec
 from onnxopt.errors import DataError, UsageError, nearest
 from onnxopt.frameworks.drawing import BATCH
 
-__all__ = ["Described", "describe", "described_by_data"]
+__all__ = ["FORM", "Described", "describe", "described_by_data"]
 
 FORM = "--input NAME:DTYPE[AXES], for instance --input x:float32[N,3,224,224] or --input x:float32[N,3,H=224,W=224]"
 _INPUT = re.compile(r"(?P<name>[A-Za-z_][\w.]*):(?P<dtype>\w+)\[(?P<axes>[^\[\]]*)\]")

@@ -18,7 +18,7 @@ from onnxopt.core.report import Note
 from onnxopt.errors import InputError, UsageError, nearest
 from onnxopt.frameworks.base import Request
 from onnxopt.frameworks.drawing import BATCH, batch_symbol, drawn, symbols
-from onnxopt.frameworks.specs import FORM
+from onnxopt.frameworks.specs import FORM, Described
 from onnxopt.frameworks.torch_export import quiet
 from onnxopt.frameworks.torch_flat import Flat, array_from, tensor_from
 from onnxopt.frameworks.torch_model import EXAMPLE_BATCH, TorchModel
@@ -48,11 +48,11 @@ def as_original(
     found = [*notes]
     if not isinstance(module, torch.jit.ScriptModule) and any(part.training for part in module.modules()):
         found.append(Note("mode", "changed", "was in training mode; exported and compared in evaluation mode"))
-    module.eval()
+    module.cpu().eval()
     parameters = _parameters(module)
     given, sizes = request.inputs, dict(request.sizes)
     if not given and example is not None:
-        given = described_by_example(example, parameters, where)
+        given, sizes = described_by_example(example, parameters, where)
     if not given:
         raise UsageError(
             f"the inputs of the module are not known: it takes {', '.join(parameters) or 'any'}",
@@ -64,8 +64,8 @@ def as_original(
     return _settled(flat, inputs, sizes, where, request, found, is_guess=not request.inputs)
 
 
-def described_by_example(example: object, parameters: Sequence[str], where: str) -> tuple[TensorSpec, ...]:
-    """Inputs like the example, the first axis of all that have as many rows as the first one free.
+def described_by_example(example: object, parameters: Sequence[str], where: str) -> Described:
+    """Inputs like the example, the first axis of all that have as many rows as the first one free; and those rows.
 
     Raises:
         InputError: The example holds something else than tensors.
@@ -85,10 +85,11 @@ def described_by_example(example: object, parameters: Sequence[str], where: str)
         )
     arrays = {name: array_from(value) for name, value in tensors.items() if isinstance(value, Tensor)}
     rows = next((array.shape[0] for array in arrays.values() if array.ndim), None)
-    return tuple(
+    specs = tuple(
         TensorSpec(n, a.dtype, (BATCH, *a.shape[1:]) if a.ndim and a.shape[0] == rows else a.shape)
         for n, a in arrays.items()
     )
+    return specs, {} if rows is None else {BATCH: rows}
 
 
 def failed_at(error: BaseException) -> str:
@@ -158,8 +159,10 @@ def _settled(
             continue
         return TorchModel(flat, inputs, chosen, below, names, tuple(notes))
     if is_guess and symbol is not None:
-        fixed = tuple(replace(s, shape=tuple(1 if d == symbol else d for d in s.shape or ())) for s in inputs)
-        notes = [*notes, Note("batch", "fixed", "the module takes no batch of 2, so that the batch is fixed at 1")]
+        rows = sizes.get(symbol, 1)
+        fixed = tuple(replace(s, shape=tuple(rows if d == symbol else d for d in s.shape or ())) for s in inputs)
+        reason = f"the module takes no batch of {EXAMPLE_BATCH}, so that the first axis is fixed at {rows}"
+        notes = [*notes, Note("batch", "fixed", reason)]
         return _settled(flat, fixed, sizes, where, request, notes, is_guess=False)
     raise InputError(
         f"the module does not run on random inputs of these shapes: {failed_at(error) if error else 'unknown'}",

@@ -39,8 +39,9 @@ def _made(function: object, text: str) -> tuple[nn.Module, object]:
             f"the function failed: {failed_at(error)}", where=text, fix="run it alone and repair it"
         ) from error
     example: object = None
-    if isinstance(made, tuple) and len(cast(tuple[object, ...], made)) == 2:
-        made, example = cast(tuple[object, object], made)
+    if isinstance(made, tuple) and len(cast(tuple[object, ...], made)) > 1:
+        made, *more = cast(tuple[object, ...], made)
+        example = more[0] if len(more) == 1 else tuple(more)
     if not isinstance(made, nn.Module):
         kind = type(cast(object, made)).__name__
         raise InputError(
