@@ -5,8 +5,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import pandas as pd
-from skops.io import dump
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
@@ -25,6 +23,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, SplineTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
+from skops.io import dump
 
 
 def main(folder: Path) -> None:
