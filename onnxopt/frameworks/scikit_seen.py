@@ -97,12 +97,13 @@ def rows(known: Seen, count: int, generator: np.random.Generator) -> Array:
 
 
 def _thresholds(part: Any, columns: int) -> list[Array]:
-    """The float32 thresholds that trees compare each column with."""
+    """The finite float32 thresholds that trees compare each column with (infinite ones part off missing values)."""
     trees = list(trees_of(part))
     if not trees or any(features.max(initial=-1) >= columns for features, _, _ in trees):
         return [np.empty(0, np.float32)] * columns
     features = np.concatenate([f for f, _, _ in trees])
     values = floor32(np.concatenate([t for _, t, _ in trees]))
+    features = np.where(np.isfinite(values), features, -1)
     return [np.unique(values[features == column]) for column in range(columns)]
 
 
