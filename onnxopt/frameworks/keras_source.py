@@ -111,8 +111,8 @@ def _inputs(model: Any, path: Path) -> tuple[TensorSpec, ...]:
 
 def _outputs(keras: Any, model: Any) -> tuple[str, ...]:
     """Keys of a dictionary, else the names of the layers that give them."""
-    structure = getattr(model, "_outputs_struct", None)
-    if isinstance(structure, dict) and all(not keras.tree.is_nested(v) for v in structure.values()):
+    structure: Any = getattr(model, "_outputs_struct", None)
+    if hasattr(structure, "values") and all(not keras.tree.is_nested(v) for v in structure.values()):
         return tuple(sorted(map(str, structure)))
     names = [str(name) for name in getattr(model, "output_names", ())]
     count = len(keras.tree.flatten(model.outputs))

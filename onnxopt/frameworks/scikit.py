@@ -221,8 +221,7 @@ class Estimator:
 
 def _methods(found: Any, where: str) -> dict[str, str]:
     """Output name -> method of the estimator."""
-    from sklearn.base import is_classifier, is_outlier_detector
-
+    base: Any = optional("sklearn.base", "sklearn")
     if not hasattr(found, "predict"):
         if not hasattr(found, "transform"):
             raise ModelError(
@@ -233,11 +232,11 @@ def _methods(found: Any, where: str) -> dict[str, str]:
         return {"features": "transform"}
     if hasattr(found, "predict_proba"):
         return {"label": "predict", "probabilities": "predict_proba"}
-    if (is_classifier(found) or is_outlier_detector(found)) and hasattr(found, "decision_function"):
+    if (base.is_classifier(found) or base.is_outlier_detector(found)) and hasattr(found, "decision_function"):
         return {"label": "predict", "scores": "decision_function"}
     if hasattr(found, "cluster_centers_") and hasattr(found, "transform"):
         return {"label": "predict", "distances": "transform"}
-    return {"label": "predict"} if is_classifier(found) else {"prediction": "predict"}
+    return {"label": "predict"} if base.is_classifier(found) else {"prediction": "predict"}
 
 
 def _count(estimator: Any, where: str) -> int:

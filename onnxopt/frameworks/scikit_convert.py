@@ -158,7 +158,7 @@ def _formed(
     if form == "reshape":
         value = drawing.op("Reshape", value, drawing.constant([-1, *answer.shape[1:]]))
     elif form != "same":
-        value = drawing.op("Gather", value, drawing.constant(np.int64(-1 if form == "last" else 0)), axis=1)
+        value = drawing.op("Gather", value, drawing.constant(np.asarray(-1 if form == "last" else 0, np.int64)), axis=1)
     elif value.is_graph_input() or value.is_initializer():
         value = drawing.op("Identity", value)
     value.dtype = ir.DataType.STRING if found.dtype.kind in "OSU" else ir.DataType.from_numpy(found.dtype)

@@ -11,7 +11,7 @@ from onnxopt.core.plugins import optional
 from onnxopt.core.report import Note
 from onnxopt.errors import InputError, ModelError, OnnxoptError
 from onnxopt.frameworks.base import Request, require_trust
-from onnxopt.frameworks.scikit_parts import class_name, parts
+from onnxopt.frameworks.scikit_parts import class_name, is_a, parts
 
 __all__ = ["read_estimator"]
 
@@ -69,12 +69,13 @@ def _advice(error: Exception) -> str:
 
 
 def _require_estimator(found: Any, path: Path) -> None:
-    from sklearn.base import BaseEstimator
     from sklearn.exceptions import NotFittedError
-    from sklearn.utils.validation import check_is_fitted
 
-    if not isinstance(found, BaseEstimator):
-        inside = f" with the keys {', '.join(map(str, list(found)[:SHOWN]))}" if isinstance(found, dict) else ""
+    BaseEstimator: Any = optional("sklearn.base", "sklearn").BaseEstimator
+    check_is_fitted: Any = optional("sklearn.utils.validation", "sklearn").check_is_fitted
+
+    if not is_a(found, BaseEstimator):
+        inside = f" with the keys {', '.join(map(str, list(found)[:SHOWN]))}" if is_a(found, dict) else ""
         raise ModelError(
             f"the file holds no scikit-learn estimator but {type(found).__name__}{inside}",
             where=path.name,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.frameworks.scikit_parts import class_name
+from onnxopt.frameworks.scikit_parts import class_name, is_a
 
 __all__ = ["fingerprint"]
 
@@ -28,41 +28,45 @@ def fingerprint(estimator: Any) -> str:
 
 def _add(digest: Any, item: Any, seen: dict[int, int]) -> None:
     """Adds one value; an object that was there before counts by its number."""
-    if item is None or isinstance(item, bool | int | float | complex | str | bytes):
+    if item is None or is_a(item, bool | int | float | complex | str | bytes):
         digest.update(f"{type(item).__name__}:{item!r};".encode())
         return
-    if isinstance(item, np.generic):
+    if is_a(item, np.generic):
         digest.update(f"{item.dtype.str}:{item.item()!r};".encode())
         return
     if id(item) in seen:
         digest.update(f"again:{seen[id(item)]};".encode())
         return
     seen[id(item)] = len(seen)
-    if isinstance(item, np.ndarray):
+    if is_a(item, np.ndarray):
         digest.update(f"array:{item.dtype.str}:{item.shape};".encode())
         if item.dtype.hasobject:
             _add(digest, item.tolist(), seen)
         else:
             digest.update(np.ascontiguousarray(item).tobytes())
-    elif isinstance(item, Mapping):
+    elif is_a(item, Mapping):
         digest.update(b"{")
-        for key in sorted(item, key=lambda k: (str(type(k)), repr(k))):
+        for key in sorted(item, key=_order):
             if key not in LOGS:
                 _add(digest, key, seen)
                 _add(digest, item[key], seen)
         digest.update(b"}")
-    elif isinstance(item, list | tuple):
+    elif is_a(item, list | tuple):
         digest.update(f"[{len(item)}".encode())
         for part in item:
             _add(digest, part, seen)
-    elif isinstance(item, set | frozenset):
+    elif is_a(item, set | frozenset):
         _add(digest, sorted(item, key=repr), seen)
     else:
         _add_object(digest, item, seen)
 
 
+def _order(key: object) -> tuple[str, str]:
+    return str(type(key)), repr(key)
+
+
 def _add_object(digest: Any, item: Any, seen: dict[int, int]) -> None:
-    if isinstance(item, type) or (callable(item) and hasattr(item, "__qualname__")):
+    if is_a(item, type) or (callable(item) and hasattr(item, "__qualname__")):
         digest.update(f"{item.__module__}.{item.__qualname__};".encode())
         return
     digest.update(f"{class_name(item)}(".encode())

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["class_name", "convertible", "entries", "parts", "text_columns"]
+from onnxopt.core.plugins import optional
+
+__all__ = ["class_name", "convertible", "entries", "is_a", "parts", "text_columns"]
 
 Columns = Sequence[int]
 META = ("best_estimator_", "estimator_", "base_estimator_")
 """Where estimators that wrap one other keep it once it is fitted."""
+
+
+def is_a(item: object, kind: Any) -> bool:
+    """``isinstance`` that tells a type checker nothing: scikit-learn has no types that it could use."""
+    return isinstance(item, kind)
 
 
 def class_name(estimator: object) -> str:
@@ -24,37 +31,38 @@ def class_name(estimator: object) -> str:
 
 def parts(estimator: Any) -> Iterator[Any]:
     """The estimator and all estimators in it, each once."""
-    from sklearn.base import BaseEstimator
+    BaseEstimator: Any = optional("sklearn.base", "sklearn").BaseEstimator
 
     seen: set[int] = set()
     waiting: list[Any] = [estimator]
     while waiting:
         item = waiting.pop()
-        if id(item) in seen or isinstance(item, str | bytes | int | float):
+        if id(item) in seen or is_a(item, str | bytes | int | float):
             continue
         seen.add(id(item))
-        if isinstance(item, BaseEstimator):
+        if is_a(item, BaseEstimator):
             yield item
             waiting += reversed(list(vars(item).values()))
-        elif isinstance(item, dict):
+        elif is_a(item, dict):
             waiting += reversed(list(item.values()))
-        elif isinstance(item, list | tuple) or (isinstance(item, np.ndarray) and item.dtype == object):
-            waiting += reversed(list(item.ravel() if isinstance(item, np.ndarray) else item))
+        elif is_a(item, list | tuple) or (is_a(item, np.ndarray) and item.dtype == object):
+            waiting += reversed(list(item.ravel() if is_a(item, np.ndarray) else item))
 
 
 def entries(estimator: Any, columns: Columns) -> list[tuple[Any, Columns]]:
     """The estimators that read raw columns, with the columns that each of them reads."""
-    from sklearn.compose import ColumnTransformer
-    from sklearn.pipeline import FeatureUnion, Pipeline
+    ColumnTransformer: Any = optional("sklearn.compose", "sklearn").ColumnTransformer
+    FeatureUnion: Any = optional("sklearn.pipeline", "sklearn").FeatureUnion
+    Pipeline: Any = optional("sklearn.pipeline", "sklearn").Pipeline
 
-    if estimator is None or isinstance(estimator, str):
+    if estimator is None or is_a(estimator, str):
         return []
-    if isinstance(estimator, Pipeline):
+    if is_a(estimator, Pipeline):
         steps = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
         return entries(steps[0], columns) if steps else []
-    if isinstance(estimator, FeatureUnion):
+    if is_a(estimator, FeatureUnion):
         return [found for _, part in estimator.transformer_list for found in entries(part, columns)]
-    if isinstance(estimator, ColumnTransformer):
+    if is_a(estimator, ColumnTransformer):
         indices: dict[str, list[int]] = vars(estimator).get("_transformer_to_input_indices", {})
         return [
             found
@@ -65,11 +73,7 @@ def entries(estimator: Any, columns: Columns) -> list[tuple[Any, Columns]]:
     if wrapped is not None and not hasattr(estimator, "estimators_"):
         return entries(wrapped, columns)
     members = getattr(estimator, "calibrated_classifiers_", None) or getattr(estimator, "estimators_", None)
-    if (
-        isinstance(members, list)
-        and not hasattr(members[0], "tree_")
-        and not hasattr(estimator, "estimators_features_")
-    ):
+    if is_a(members, list) and not hasattr(members[0], "tree_") and not hasattr(estimator, "estimators_features_"):
         return [f for m in members for f in entries(getattr(m, "estimator", None) or m, columns)]
     return [(estimator, columns)]
 
@@ -83,7 +87,7 @@ def text_columns(estimator: Any, columns: Columns) -> set[int]:
             learned = [np.asarray([value]) for value in part.statistics_]
         for column, values in zip(read, () if learned is None else learned, strict=False):
             items = np.asarray(values).ravel().tolist()
-            if any(isinstance(item, str) for item in items):
+            if any(is_a(item, str) for item in items):
                 found.add(column)
     return found
 
@@ -94,18 +98,18 @@ def convertible(estimator: Any) -> Any:
     A ColumnTransformer names its columns by number, so that it takes one array; a VotingClassifier and a
     KBinsDiscretizer return dense arrays.
     """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import VotingClassifier
-    from sklearn.preprocessing import KBinsDiscretizer
+    ColumnTransformer: Any = optional("sklearn.compose", "sklearn").ColumnTransformer
+    VotingClassifier: Any = optional("sklearn.ensemble", "sklearn").VotingClassifier
+    KBinsDiscretizer: Any = optional("sklearn.preprocessing", "sklearn").KBinsDiscretizer
 
     copy = deepcopy(estimator)
     for part in parts(copy):
-        if isinstance(part, ColumnTransformer):
+        if is_a(part, ColumnTransformer):
             indices: dict[str, list[int]] = vars(part).get("_transformer_to_input_indices", {})
             part.transformers_ = [(n, t, list(indices.get(n, ()))) for n, t, _ in part.transformers_ if indices.get(n)]
-        elif isinstance(part, VotingClassifier):
+        elif is_a(part, VotingClassifier):
             part.flatten_transform = False
-        elif isinstance(part, KBinsDiscretizer) and part.encode == "onehot":
+        elif is_a(part, KBinsDiscretizer) and part.encode == "onehot":
             part.encode = "onehot-dense"
             if hasattr(part, "_encoder"):
                 part._encoder.sparse_output = False

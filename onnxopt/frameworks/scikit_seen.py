@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.core.plugins import optional
 from onnxopt.core.tensors import Array
-from onnxopt.frameworks.scikit_parts import entries, text_columns
+from onnxopt.frameworks.scikit_parts import entries, is_a, text_columns
 from onnxopt.frameworks.scikit_trees import floor32, trees_of
 
 __all__ = ["Seen", "rows", "seen"]
@@ -109,9 +110,7 @@ def _thresholds(part: Any, columns: int) -> list[Array]:
 
 def _had_missing(part: Any) -> bool:
     """Whether missing values may have been there; trees that never saw one cannot be told from those that did."""
-    from sklearn.base import is_outlier_detector
-
-    if is_outlier_detector(part):
+    if optional("sklearn.base", "sklearn").is_outlier_detector(part):
         return False
     if type(part).__name__ in ("SimpleImputer", "KNNImputer", "IterativeImputer"):
         value = part.missing_values
@@ -172,8 +171,8 @@ def _from_deviations(part: Any) -> Bounds | None:
 
 def _from_rows(part: Any) -> Bounds | None:
     for name in ("support_vectors_", "_fit_X", "X_fit_", "X_train_", "cluster_centers_", "means_"):
-        rows = getattr(part, name, None)
-        if isinstance(rows, np.ndarray) and rows.ndim == 2 and len(rows):
+        rows: Any = getattr(part, name, None)
+        if is_a(rows, np.ndarray) and rows.ndim == 2 and len(rows):
             return rows.min(axis=0), rows.max(axis=0)
     return None
 

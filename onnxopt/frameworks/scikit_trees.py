@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxopt.core.plugins import optional
 from onnxopt.core.tensors import Array
+from onnxopt.frameworks.scikit_parts import is_a
 
 __all__ = ["exact_trees", "floor32", "trees_of"]
 
@@ -103,13 +104,13 @@ class _Container:
             if self._boosted:
                 changed["nodes_values"] = floor32(np.concatenate([t for _, t, _ in found]))
         if self._boosted:
-            plain = {k: v for k, v in attributes.items() if k not in changed and isinstance(v, list)}
+            plain: dict[str, Any] = {k: v for k, v in attributes.items() if k not in changed and is_a(v, list)}
             changed |= {k: [_plain(item) for item in v] for k, v in plain.items()}
-            changed |= {k: _plain(v) for k, v in attributes.items() if isinstance(v, np.generic)}
+            changed |= {k: _plain(v) for k, v in attributes.items() if is_a(v, np.generic)}
         return changed
 
 
 def _plain(item: Any) -> Any:
     """A number of Python for one of numpy; ``bool`` becomes ``int``."""
-    item = item.item() if isinstance(item, np.generic) else item
-    return int(item) if isinstance(item, bool) else item
+    item = item.item() if is_a(item, np.generic) else item
+    return int(item) if is_a(item, bool) else item
