@@ -52,8 +52,8 @@ def command(
 ) -> int:
     """SOURCE as ONNX, written only when ONNX Runtime computes what the framework does.
 
-    SOURCE is package.module:function that returns a PyTorch module, a .pt2 or TorchScript file, or a Hugging Face
-    folder.
+    SOURCE is package.module:function that returns a PyTorch module, a .pt2 or TorchScript file, a Hugging Face
+    folder, a scikit-learn estimator (.joblib, .skops), a Keras model (.keras, .h5) or a SavedModel folder.
     """
     from onnxopt.commands.export import export
 

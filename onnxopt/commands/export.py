@@ -271,7 +271,7 @@ def _report(
             row.max_abs,
             row.max_rel,
             row.tolerance,
-            "same" if row.passed else row.reason or "differs",
+            _said(row),
         )
         for attempt in attempts
         for row in attempt.rows
@@ -302,9 +302,17 @@ def _report(
     )
 
 
+def _said(row: Row) -> str:
+    if not row.passed:
+        return row.reason or "differs"
+    return f"same, {row.undecided} samples on thresholds aside" if row.undecided else "same"
+
+
 def _root(error: BaseException) -> str:
-    """The innermost cause in one line: exporters wrap it in advice and stack traces."""
-    while error.__cause__ is not None:
+    """The innermost cause in one line: exporters wrap it in advice and stack traces; errors of onnxopt as they are."""
+    while error.__cause__ is not None and not isinstance(error, OnnxoptError):
         error = error.__cause__
+    if isinstance(error, OnnxoptError):
+        return error.what
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:300]}"

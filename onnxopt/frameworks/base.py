@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
@@ -17,7 +17,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
 from onnxopt.run.session import Feeds
 
-__all__ = ["Exporter", "Intermediates", "Original", "Request", "require_trust"]
+__all__ = ["Exporter", "Intermediates", "Original", "Request", "Stepped", "require_trust"]
 
 Intermediates: TypeAlias = Callable[[Path, Feeds], Mapping[str, Array]]
 """(the file that the exporter wrote, feeds) -> what the framework computes, by the name of the ONNX value that is to
@@ -114,6 +114,26 @@ class Original(Protocol):
 
         Args:
             opset: The version of the operator set; ``None``: what each exporter takes to be best.
+        """
+        ...
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """An original whose answers jump where an input crosses a threshold (trees, labels, nearest neighbours).
+
+    On a threshold rounding decides, so that two right computations can give answers that are far apart.
+    """
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Sizes of the calls to compare: a wrong threshold shows on few rows only."""
+        ...
+
+    def undecided(self, feeds: Feeds, found: Sequence[Array]) -> Array:
+        """Rows ``(n,) bool`` on which the original's own answer turns into ``found`` within rounding.
+
+        Only rows whose answers differ can be undecided.
         """
         ...
 

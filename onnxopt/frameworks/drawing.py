@@ -11,7 +11,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.batch import batch_axes
 from onnxopt.run.session import Feeds
 
-__all__ = ["BATCH", "batch_symbol", "drawn", "other_size", "symbols"]
+__all__ = ["BATCH", "batch_symbol", "drawn", "feeds_of", "other_size", "symbols"]
 
 BATCH = "batch"
 """The name of the batch axis where nobody gave it one."""
@@ -57,6 +57,25 @@ def drawn(
         shape = tuple(sizes[d] if isinstance(d, str) else d or 1 for d in spec.shape or ())
         feeds[spec.name] = _values(spec, shape, bounds.get(spec.name), generator)
     return feeds
+
+
+def feeds_of(
+    inputs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    below: Mapping[str, int],
+    batch: int,
+    variant: int,
+    seed: int,
+) -> Feeds | None:
+    """Random feeds, or ``None`` where an axis that is to have another size is fixed (see ``Original.feeds``)."""
+    symbol = batch_symbol(inputs)
+    others = [name for name in symbols(inputs) if name != symbol]
+    if (symbol is None and batch != 1) or (variant and not others):
+        return None
+    chosen = {name: other_size(sizes[name]) if variant else sizes[name] for name in others}
+    if symbol is not None:
+        chosen[symbol] = batch
+    return drawn(inputs, chosen, seed, below)
 
 
 def _values(spec: TensorSpec, shape: tuple[int, ...], below: int | None, generator: np.random.Generator) -> Array:

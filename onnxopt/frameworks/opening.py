@@ -49,13 +49,21 @@ FUNCTION = _torch("torch_source", "open_factory")
 SUFFIXES = {
     ".pt2": _torch("torch_program", "open_program"),
     **dict.fromkeys((".pt", ".pth", ".ts", ".torchscript"), _torch("torch_files", "open_torch_file")),
+    **dict.fromkeys(
+        (".joblib", ".pkl", ".pickle", ".skops"),
+        Opener("scikit", "open_estimator", ("sklearn", "joblib", "skl2onnx"), "sklearn"),
+    ),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), Opener("keras_source", "open_keras", (), "keras")),
 }
 """Opens a file with that suffix."""
-FOLDERS = {"config.json": Opener("huggingface", "open_folder", ("torch", "onnxscript", "transformers"), "hf")}
+FOLDERS = {
+    "config.json": Opener("huggingface", "open_folder", ("torch", "onnxscript", "transformers"), "hf"),
+    "saved_model.pb": Opener("saved_model", "open_saved_model", ("tensorflow", "tf2onnx"), "tf"),
+}
 """Opens a folder that holds a file of that name."""
 KINDS = (
-    "package.module:function (PyTorch), .pt2, TorchScript (.pt), "
-    "or a Hugging Face folder (config.json with model.safetensors)"
+    "package.module:function (PyTorch), .pt2, TorchScript (.pt), scikit-learn (.joblib, .pkl, .skops), "
+    "Keras (.keras, .h5), a SavedModel folder, or a Hugging Face folder (config.json with model.safetensors)"
 )
 
 

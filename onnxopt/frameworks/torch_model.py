@@ -13,12 +13,12 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.data.content import Digest
 from onnxopt.frameworks.base import Exporter
-from onnxopt.frameworks.drawing import batch_symbol, drawn, other_size, symbols
+from onnxopt.frameworks.drawing import feeds_of
 from onnxopt.frameworks.torch_export import TorchExport, TorchScript
 from onnxopt.frameworks.torch_flat import Flat, array_from, tensor_from
 from onnxopt.run.session import Feeds
 
-__all__ = ["EXAMPLE_BATCH", "TorchModel", "feeds_of", "weights_digest"]
+__all__ = ["EXAMPLE_BATCH", "TorchModel", "weights_digest"]
 
 EXAMPLE_BATCH = 2
 """Samples of the call that exporters watch: ``torch.export`` takes a size of 1 for a constant."""
@@ -80,25 +80,6 @@ class TorchModel:
         if isinstance(self.flat.model, torch.jit.ScriptModule):
             ways = ways[1:]
         return tuple(Exporter(way.name, way.write, way.intermediates) for way in ways)
-
-
-def feeds_of(
-    inputs: Sequence[TensorSpec],
-    sizes: Mapping[str, int],
-    below: Mapping[str, int],
-    batch: int,
-    variant: int,
-    seed: int,
-) -> Feeds | None:
-    """Random feeds, or ``None`` where an axis that is to have another size is fixed (see ``Original.feeds``)."""
-    symbol = batch_symbol(inputs)
-    others = [name for name in symbols(inputs) if name != symbol]
-    if (symbol is None and batch != 1) or (variant and not others):
-        return None
-    chosen = {name: other_size(sizes[name]) if variant else sizes[name] for name in others}
-    if symbol is not None:
-        chosen[symbol] = batch
-    return drawn(inputs, chosen, seed, below)
 
 
 def weights_digest(state: Mapping[str, object]) -> str:

@@ -21,10 +21,10 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
 from onnxopt.frameworks.base import Exporter, Request, require_trust
-from onnxopt.frameworks.drawing import symbols
+from onnxopt.frameworks.drawing import feeds_of, symbols
 from onnxopt.frameworks.torch_export import ProgramExport, quiet
 from onnxopt.frameworks.torch_flat import Flat, array_from, tensor_from
-from onnxopt.frameworks.torch_model import feeds_of, weights_digest
+from onnxopt.frameworks.torch_model import weights_digest
 from onnxopt.frameworks.torch_signature import failed_at
 from onnxopt.run.session import Feeds
 

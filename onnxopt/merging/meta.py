@@ -10,19 +10,19 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxopt.core.draw import Drawing
 from onnxopt.core.io import load
 from onnxopt.core.plugins import load_function, optional
-from onnxopt.core.proto import from_proto
 from onnxopt.core.query import Model, opset
 from onnxopt.core.tensors import Array
 from onnxopt.errors import DataError, ModelError, UsageError
+from onnxopt.frameworks.scikit import OPSET, PROBE, Estimator
+from onnxopt.frameworks.scikit_convert import convert
 from onnxopt.merging.calls import Calls
 from onnxopt.merging.combine import graft
 from onnxopt.merging.forms import Form, Task
@@ -31,8 +31,6 @@ from onnxopt.merging.opsets import same_opsets
 from onnxopt.merging.points import Points, points_of
 
 __all__ = ["Meta", "meta_rule"]
-
-NEWEST_OPSET = 17
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,12 @@ def _opened(
 ) -> tuple[str, Model]:
     if isinstance(meta, Path) or (isinstance(meta, str) and meta.endswith(".onnx")):
         return Path(meta).name, load(Path(meta))
+    if isinstance(meta, str) and Path(meta).suffix.lower() in (".joblib", ".pkl", ".pickle", ".skops"):
+        raise UsageError(
+            "a fitted meta-model is given as ONNX",
+            where=f"--meta {meta}",
+            fix=f"onnxopt export {meta} -o meta.onnx, then --meta meta.onnx; module:function is fitted here",
+        )
     if isinstance(meta, str) and ":" not in meta:
         raise UsageError(
             f"{meta!r} is no meta-model", where="--meta", fix="give logistic, a .onnx file, or module:function"
@@ -152,9 +156,9 @@ def _opened(
             where="--meta",
             fix="for instance --meta sklearn.linear_model:LogisticRegression",
         )
-    skl2onnx = optional("skl2onnx", "sklearn")
+    optional("skl2onnx", "sklearn")
     points = points_of(calls, forms, task)
-    return type(estimator).__name__, _converted(skl2onnx, estimator, points, task, width, version)
+    return type(estimator).__name__, _converted(estimator, points, task, width, version)
 
 
 def _made(name: str) -> object:
@@ -172,7 +176,7 @@ def _made(name: str) -> object:
         ) from error
 
 
-def _converted(skl2onnx: Any, estimator: Any, points: Points, task: Task, width: int, version: int) -> Model:
+def _converted(estimator: Any, points: Points, task: Task, width: int, version: int) -> Model:
     """A copy of the estimator fitted on the points, as ONNX."""
     from copy import deepcopy
 
@@ -190,19 +194,17 @@ def _converted(skl2onnx: Any, estimator: Any, points: Points, task: Task, width:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted.fit(table, truth)
-        seen = getattr(fitted, "classes_", None)
-        if task.kind == "classes" and (seen is None or len(seen) != classes):
-            raise DataError(
-                f"the labels have {0 if seen is None else len(seen)} of {classes} classes, which is all it would know",
-                where="labels of the data",
-                fix="give labels of all classes, or use --meta logistic",
-            )
-        kind = skl2onnx.common.data_types.FloatTensorType([None, width])
-        options = {id(fitted): {"zipmap": False}} if seen is not None else None
-        proto = skl2onnx.convert_sklearn(
-            fitted, initial_types=[("features", kind)], options=options, target_opset={"": min(version, NEWEST_OPSET)}
+    seen = getattr(fitted, "classes_", None)
+    if task.kind == "classes" and (seen is None or len(seen) != classes):
+        raise DataError(
+            f"the labels have {0 if seen is None else len(seen)} of {classes} classes, which is all it would know",
+            where="labels of the data",
+            fix="give labels of all classes, or use --meta logistic",
         )
-    return from_proto(cast(onnx.ModelProto, proto))
+    original = Estimator(fitted, type(estimator).__name__)
+    feeds = {original.inputs[0].name: table[:PROBE]}
+    answers = dict(zip(original.outputs, original.run(feeds), strict=True))
+    return convert(fitted, original.inputs, feeds, answers, min(version, OPSET), type(estimator).__name__)
 
 
 def _is_classifier(model: Model) -> bool:

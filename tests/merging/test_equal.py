@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from onnxopt import Average, Cascade, Serial, Soup, Source, Stack, Target, Vote, Weighted, merge
+from onnxopt.errors import UsageError
 from onnxopt.merging.strategies import Strategy
 from tests.merging.models import CLASSES, FEATURES, from_text, net, samples, truth, weights
 
@@ -144,6 +145,31 @@ def test_a_meta_model_of_the_user_takes_all_outputs_side_by_side(tmp_path: Path,
     x = samples(8)
     wanted = np.concatenate([run(p, x) for p in paths], axis=1) @ w
     assert np.abs(run(output, x) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("meta", ["sklearn.linear_model:LogisticRegression", "sklearn.svm:LinearSVC"])
+def test_a_meta_model_of_scikit_learn_is_fitted_and_written_into_the_graph(
+    meta: str, tmp_path: Path, data: Path
+) -> None:
+    pytest.importorskip("skl2onnx", reason="estimators are converted by skl2onnx")
+    from sklearn.base import clone
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    paths = [net(tmp_path / f"{k}.onnx", k) for k in (1, 2)]
+    output = merged(paths, tmp_path, data, Stack(meta))
+    known = np.load(data)
+    estimator = clone(LogisticRegression() if "Logistic" in meta else LinearSVC())
+    estimator.fit(np.concatenate([run(p, known["x"]) for p in paths], axis=1), known["labels"])
+    x = samples(50)
+    features = np.concatenate([run(p, x) for p in paths], axis=1)
+    assert (run(output, x).argmax(axis=1) == estimator.predict(features)).mean() > 0.97
+
+
+def test_a_fitted_meta_model_is_asked_for_as_onnx(tmp_path: Path, data: Path) -> None:
+    paths = [net(tmp_path / f"{k}.onnx", k) for k in (1, 2)]
+    with pytest.raises(UsageError, match=r"onnxopt export meta\.joblib"):
+        merged(paths, tmp_path, data, Stack("meta.joblib"))
 
 
 def test_a_series_hands_the_output_on_with_glue(tmp_path: Path) -> None:
