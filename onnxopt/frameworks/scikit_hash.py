@@ -6,7 +6,7 @@ Pickles differ between processes and versions, and do not tell the same estimato
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def _order(key: object) -> tuple[str, str]:
 
 
 def _add_object(digest: Any, item: Any, seen: dict[int, int]) -> None:
-    if is_a(item, type) or (callable(item) and hasattr(item, "__qualname__")):
+    if is_a(item, type) or (is_a(item, Callable) and hasattr(item, "__qualname__")):
         digest.update(f"{item.__module__}.{item.__qualname__};".encode())
         return
     digest.update(f"{class_name(item)}(".encode())
@@ -74,6 +74,6 @@ def _add_object(digest: Any, item: Any, seen: dict[int, int]) -> None:
         return  # the state of a random generator changes no answer
     state = item.__getstate__() if hasattr(item, "__getstate__") else getattr(item, "__dict__", None)
     if hasattr(item, "toarray"):
-        item = item.tocsr()
-        state = [item.shape, item.data, item.indices, item.indptr]
+        rows: Any = item.tocsr()
+        state = [rows.shape, rows.data, rows.indices, rows.indptr]
     _add(digest, state, seen)

@@ -29,6 +29,10 @@ def class_name(estimator: object) -> str:
     return ".".join([*public, kind.__qualname__])
 
 
+def _held(item: object) -> list[Any]:
+    return list(vars(item).values())
+
+
 def parts(estimator: Any) -> Iterator[Any]:
     """The estimator and all estimators in it, each once."""
     BaseEstimator: Any = optional("sklearn.base", "sklearn").BaseEstimator
@@ -42,7 +46,7 @@ def parts(estimator: Any) -> Iterator[Any]:
         seen.add(id(item))
         if is_a(item, BaseEstimator):
             yield item
-            waiting += reversed(list(vars(item).values()))
+            waiting += reversed(_held(item))
         elif is_a(item, dict):
             waiting += reversed(list(item.values()))
         elif is_a(item, list | tuple) or (is_a(item, np.ndarray) and item.dtype == object):
@@ -63,7 +67,7 @@ def entries(estimator: Any, columns: Columns) -> list[tuple[Any, Columns]]:
     if is_a(estimator, FeatureUnion):
         return [found for _, part in estimator.transformer_list for found in entries(part, columns)]
     if is_a(estimator, ColumnTransformer):
-        indices: dict[str, list[int]] = vars(estimator).get("_transformer_to_input_indices", {})
+        indices = _columns_of(estimator)
         return [
             found
             for name, part, _ in estimator.transformers_
@@ -72,10 +76,15 @@ def entries(estimator: Any, columns: Columns) -> list[tuple[Any, Columns]]:
     wrapped = next((getattr(estimator, name) for name in META if hasattr(estimator, name)), None)
     if wrapped is not None and not hasattr(estimator, "estimators_"):
         return entries(wrapped, columns)
-    members = getattr(estimator, "calibrated_classifiers_", None) or getattr(estimator, "estimators_", None)
+    members: Any = getattr(estimator, "calibrated_classifiers_", None) or getattr(estimator, "estimators_", None)
     if is_a(members, list) and not hasattr(members[0], "tree_") and not hasattr(estimator, "estimators_features_"):
         return [f for m in members for f in entries(getattr(m, "estimator", None) or m, columns)]
     return [(estimator, columns)]
+
+
+def _columns_of(transformer: Any) -> dict[str, list[int]]:
+    """The columns that each part of a fitted ColumnTransformer reads, by its name."""
+    return getattr(transformer, "_transformer_to_input_indices", {})
 
 
 def text_columns(estimator: Any, columns: Columns) -> set[int]:
@@ -105,7 +114,7 @@ def convertible(estimator: Any) -> Any:
     copy = deepcopy(estimator)
     for part in parts(copy):
         if is_a(part, ColumnTransformer):
-            indices: dict[str, list[int]] = vars(part).get("_transformer_to_input_indices", {})
+            indices = _columns_of(part)
             part.transformers_ = [(n, t, list(indices.get(n, ()))) for n, t, _ in part.transformers_ if indices.get(n)]
         elif is_a(part, VotingClassifier):
             part.flatten_transform = False
