@@ -25,7 +25,7 @@ from onnxopt.errors import OnnxoptError, nearest, one_line
 __all__ = ["cli", "main"]
 
 COMMANDS = {
-    "export": "A PyTorch or Hugging Face model as ONNX, written only when both compute the same.",
+    "export": "A model of a framework as ONNX, written only when both compute the same.",
     "inspect": "What a model is made of, and which nodes would be quantized.",
     "optimize": "Clean-ups and folds that leave the outputs as they are.",
     "quantize": "INT8, static or dynamic: the fastest within the accuracy budget.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import data_files, load, own_data_files
-from onnxopt.core.query import Model, input_specs
+from onnxopt.core.query import Model, TensorSpec, input_specs
 from onnxopt.core.report import JSON, Note, Table
 from onnxopt.data.dataset import Dataset
 from onnxopt.data.sources import open_dataset
@@ -35,6 +35,8 @@ __all__ = [
     "first_feeds",
     "latency_table",
     "open_data",
+    "open_fitting",
+    "open_given",
     "open_model",
     "size_table",
     "workspace",
@@ -72,9 +74,19 @@ def open_model(path: Path, target: Target) -> Model:
 
 def open_data(source: Source, path: Path, model: Model, target: Target) -> Dataset:
     """The user's data checked against the model, or made-up inputs that the model runs on."""
-    specs = input_specs(model)
+    return open_fitting(source, path, input_specs(model), target)
+
+
+def open_fitting(source: Source, path: Path, specs: Sequence[TensorSpec], target: Target) -> Dataset:
+    """The user's data checked against these inputs, or made-up ones that the model at ``path`` runs on."""
+    given = open_given(source, specs)
+    return made_up(path, specs, target, samples=source.samples or 8, seed=source.seed) if given is None else given
+
+
+def open_given(source: Source, specs: Sequence[TensorSpec]) -> Dataset | None:
+    """The user's data checked against these inputs; ``None``: there are none."""
     if source.path is None:
-        return made_up(path, specs, target, samples=source.samples or 8, seed=source.seed)
+        return None
     return open_dataset(
         source.path,
         specs,

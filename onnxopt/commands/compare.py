@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from onnxopt.commands.common import (
@@ -100,13 +101,7 @@ def compare(
     found = compare_models(
         reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
     )
-    report = Report(
-        command="compare",
-        verdict=_judge(found, max_drop, is_chosen=output is not None),
-        data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
-        tables=(accuracy_table(found), drift_table(found)),
-        notes=data_notes(data),
-    )
+    report = _report(found, data, max_drop, is_chosen=output is not None)
     models = {"reference": reference, "candidate": candidate}
     return with_fallback(report, models, first_feeds(data), target)
 
@@ -129,21 +124,21 @@ def _with_framework(
     found = compare_models(
         reference, candidate, data, target, metric=metric, output=output, seed=source.seed, progress=progress
     )
-    report = Report(
-        command="compare",
-        verdict=_judge(found, max_drop, is_chosen=output is not None),
-        data={
-            "comparison": as_json(found),
-            "framework": reference.original.framework,
-            "versions": dict(reference.original.versions),
-            "samples": len(data),
-            "synthetic": data.synthetic,
-            "max_drop": max_drop,
-        },
-        tables=(accuracy_table(found), drift_table(found)),
-        notes=(*reference.original.notes, *data_notes(data)),
-    )
+    report = _report(found, data, max_drop, is_chosen=output is not None)
+    original = reference.original
+    facts = {"framework": original.framework, "versions": dict(original.versions)}
+    report = replace(report, data={**report.data, **facts}, notes=(*original.notes, *report.notes))
     return with_fallback(report, {"candidate": candidate}, first_feeds(data), target)
+
+
+def _report(found: Comparison, data: Dataset, max_drop: float | None, *, is_chosen: bool) -> Report:
+    return Report(
+        command="compare",
+        verdict=_judge(found, max_drop, is_chosen=is_chosen),
+        data={"comparison": as_json(found), "samples": len(data), "synthetic": data.synthetic, "max_drop": max_drop},
+        tables=(accuracy_table(found), drift_table(found)),
+        notes=data_notes(data),
+    )
 
 
 def _on_avx2(

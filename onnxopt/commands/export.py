@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.commands.common import Source, workspace
+from onnxopt.commands.common import Source, open_given, workspace
+from onnxopt.commands.export_report import Attempt, export_report
 from onnxopt.commands.provenance import stamp_export
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.check import problems
 from onnxopt.core.io import load, save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
-from onnxopt.core.query import Model, nodes, opset, output_specs
-from onnxopt.core.report import Note, Report, Status, Table, Verdict
-from onnxopt.data.dataset import Dataset
-from onnxopt.data.sources import open_dataset
+from onnxopt.core.report import Note, Report, Status, Verdict
 from onnxopt.errors import ModelError, OnnxoptError, UsageError, nearest
 from onnxopt.frameworks.base import Exporter, Original, Request
 from onnxopt.frameworks.locate import first_difference
 from onnxopt.frameworks.opening import open_original
-from onnxopt.frameworks.parity import Case, Row, cases_of, own_difference, parity, worst
+from onnxopt.frameworks.parity import Case, cases_of, own_difference, parity, worst
 from onnxopt.frameworks.specs import describe, described_by_data
 from onnxopt.frameworks.tidy import tidy
 from onnxopt.run.session import open_session
@@ -29,29 +27,6 @@ from onnxopt.run.target import Target
 __all__ = ["export"]
 
 AUTO = "auto"
-LOOPS = ("Loop", "Scan")
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one exporter made: ``model`` is ``None`` where it failed, ``rows`` are empty where it could not be run."""
-
-    exporter: Exporter
-    raw: Path
-    path: Path
-    model: Model | None = None
-    rows: tuple[Row, ...] = ()
-    failure: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it computes what the framework does."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
-
-    @property
-    def has_loops(self) -> bool:
-        """Whether a part of it runs step by step: another exporter may know the operator for it."""
-        return self.model is not None and any(node.op_type in LOOPS for node in nodes(self.model))
 
 
 def export(
@@ -98,7 +73,7 @@ def export(
         specs, sizes = described_by_data(source.path, source.labels)
     with progress.task("open", None):
         original = open_original(origin, Request(specs, sizes, trust, source.seed))
-    data = _data(source, original)
+    data = open_given(source, original.inputs)
     ways = _chosen(original.exporters(opset_version), exporter)
     cases, refused = cases_of(original, data, source.seed)
     notes = [*original.notes, *refused]
@@ -110,23 +85,11 @@ def export(
             raise _no_exporter(origin, original, attempts)
         verdict, more = _judge(best, attempts, original, cases, folder, target, tolerance)
         written = verdict.status is Status.PASS or keep_failing
+        weights = original.fingerprint()
         if best.model is not None and written:
-            stamp_export(best.model, original, best.exporter.name, parity=best.passed, data=data)
+            stamp_export(best.model, original, weights, best.exporter.name, parity=best.passed, data=data)
             save(best.model, final)
-        return _report(verdict, original, attempts, best, tuple(notes + more), written=written)
-
-
-def _data(source: Source, original: Original) -> Dataset | None:
-    if source.path is None:
-        return None
-    return open_dataset(
-        source.path,
-        original.inputs,
-        labels=source.labels,
-        preprocess=source.preprocess,
-        samples=source.samples,
-        seed=source.seed,
-    )
+        return export_report(verdict, original, weights, attempts, best, tuple(notes + more), written=written)
 
 
 def _chosen(ways: Sequence[Exporter], name: str) -> Sequence[Exporter]:
@@ -252,60 +215,6 @@ def _no_exporter(origin: str, original: Original, attempts: Sequence[Attempt]) -
         where=f"{Path(origin).name}: {'; '.join(map(str, original.inputs))}",
         fix="replace that operation in the model, try another --opset, or fix axes with --input",
     )
-
-
-def _report(
-    verdict: Verdict,
-    original: Original,
-    attempts: Sequence[Attempt],
-    best: Attempt,
-    notes: tuple[Note, ...],
-    *,
-    written: bool,
-) -> Report:
-    rows = tuple(
-        (
-            attempt.exporter.name,
-            row.case,
-            row.output,
-            row.max_abs,
-            row.max_rel,
-            row.tolerance,
-            _said(row),
-        )
-        for attempt in attempts
-        for row in attempt.rows
-    )
-    columns = ("exporter", "call", "output", "max abs", "max relative", "tolerance", "verdict")
-    tables = [Table(f"{original.framework} against ONNX Runtime", columns, rows)]
-    model = best.model
-    if model is not None:
-        signature = [("input", str(spec)) for spec in original.inputs] + [
-            ("output", str(spec)) for spec in output_specs(model)
-        ]
-        tables.append(Table("Signature", ("kind", "name and shape"), tuple(signature)))
-    return Report(
-        "export",
-        verdict,
-        {
-            "framework": original.framework,
-            "versions": dict(original.versions),
-            "weights_sha256": original.fingerprint(),
-            "exporter": best.exporter.name,
-            "opset": None if model is None else opset(model),
-            "parity": [{"exporter": a.exporter.name, **asdict(row)} for a in attempts for row in a.rows],
-            "failed": {a.exporter.name: a.failure for a in attempts if a.failure},
-            "written": written,
-        },
-        tuple(tables),
-        notes,
-    )
-
-
-def _said(row: Row) -> str:
-    if not row.passed:
-        return row.reason or "differs"
-    return f"same, {row.undecided} samples on thresholds aside" if row.undecided else "same"
 
 
 def _root(error: BaseException) -> str:

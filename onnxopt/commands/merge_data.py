@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxopt.commands.common import Source
+from onnxopt.commands.common import Source, open_given
 from onnxopt.core.io import save_scratch
 from onnxopt.data.dataset import Dataset
-from onnxopt.data.sources import open_dataset
 from onnxopt.errors import UsageError
 from onnxopt.evaluate.made_up import made_up
 from onnxopt.merging.align import Alignment
@@ -26,15 +25,9 @@ def open_shared(source: Source, alignment: Alignment, folder: Path, target: Targ
         DataError: They do not fit, or no made-up inputs do.
         UsageError: There are none, and it is said how to read them.
     """
-    if source.path is not None:
-        return open_dataset(
-            source.path,
-            alignment.inputs,
-            labels=source.labels,
-            preprocess=source.preprocess,
-            samples=source.samples,
-            seed=source.seed,
-        )
+    given = open_given(source, alignment.inputs)
+    if given is not None:
+        return given
     if source.preprocess is not None:
         raise UsageError(
             "--preprocess without a model's name says how images become arrays, and there are no data",

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, latency_table, size_table
+from onnxopt.commands.common import Source, as_json, data_notes, first_feeds, latency_table, open_fitting, size_table
 from onnxopt.commands.provenance import stamp
 from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress
 from onnxopt.core.report import Note, Report, Status, Verdict
 from onnxopt.data.dataset import Dataset
-from onnxopt.data.sources import open_dataset
 from onnxopt.errors import VerificationError
-from onnxopt.evaluate.made_up import made_up
 from onnxopt.measurement.paired import compare_latency
 from onnxopt.merging.adapt import Adapter
 from onnxopt.merging.align import InputMap
@@ -61,7 +59,7 @@ def merge_serial(
     chained = chain(same, input_map, adapters)
     model, path = join_chain(chained), folder / "series.onnx"
     save_checked(model, path, target)
-    data = _data(source, chained, path, target)
+    data = open_fitting(source, path, chained.inputs, target)
     files, sessions = stage_files(chained, folder, target)
     feeds, difference = _verified(chained, path, data, sessions, target)
     few = first_feeds(data)
@@ -98,19 +96,6 @@ def merge_serial(
             ),
         ),
         (*notes, *chained.notes, *_dropped(chained), *data_notes(data)),
-    )
-
-
-def _data(source: Source, chained: Chain, path: Path, target: Target) -> Dataset:
-    if source.path is None:
-        return made_up(path, chained.inputs, target, samples=source.samples or 8, seed=source.seed)
-    return open_dataset(
-        source.path,
-        chained.inputs,
-        labels=source.labels,
-        preprocess=source.preprocess,
-        samples=source.samples,
-        seed=source.seed,
     )
 
 

@@ -43,26 +43,23 @@ def stamp(
     No path, user name, host name, time or latency goes in. ``further``: more sources, of a model made of several.
     """
     document = {
-        "schema": SCHEMA,
-        "source_sha256": content_hash(source),
+        **_origin(content_hash(source), data),
         "earlier_sources": list(sources(model)),
         **({"further_sources_sha256": [content_hash(path) for path in further]} if further else {}),
-        "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
         "recipe": [{"pass": item.name, **_options(item)} for item in passes],
-        "versions": _versions(),
-        "isa": list(relevant_isa()),
         "changes": dict(changes),
         "verdict": dict(verdict),
     }
     model.metadata_props[KEY] = json.dumps(document, sort_keys=True)
 
 
-def stamp_export(model: Model, original: Original, exporter: str, *, parity: bool, data: Dataset | None) -> None:
+def stamp_export(
+    model: Model, original: Original, weights: str, exporter: str, *, parity: bool, data: Dataset | None
+) -> None:
     """Writes framework, its versions, hash of the weights and exporter into the metadata of an exported model.
 
-    No path, user name, host name or time goes in.
+    No path, user name, host name or time goes in. ``weights``: what ``original.fingerprint()`` gives.
     """
-    weights = original.fingerprint()
     exported = {
         "schema": SCHEMA,
         "framework": original.framework,
@@ -71,13 +68,9 @@ def stamp_export(model: Model, original: Original, exporter: str, *, parity: boo
         "exporter": exporter,
     }
     document = {
-        "schema": SCHEMA,
-        "source_sha256": weights,
+        **_origin(weights, data),
         "earlier_sources": [],
-        "data_fingerprint": None if data is None else data.fingerprint(),
         "recipe": [{"pass": "export", "exporter": exporter}],
-        "versions": _versions(),
-        "isa": list(relevant_isa()),
         "changes": {},
         "verdict": {"parity": parity},
     }
@@ -94,8 +87,15 @@ def sources(model: Model) -> tuple[str, ...]:
         return ()
 
 
-def _versions() -> dict[str, str]:
-    return {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")}
+def _origin(source: str, data: Dataset | None) -> dict[str, JSON]:
+    """What every document says: the hash of the source, the data, the versions and the instruction sets."""
+    return {
+        "schema": SCHEMA,
+        "source_sha256": source,
+        "data_fingerprint": None if data is None or data.synthetic else data.fingerprint(),
+        "versions": {"onnxopt": __version__, "onnxruntime": ort.__version__, "onnx": version("onnx")},
+        "isa": list(relevant_isa()),
+    }
 
 
 def _options(item: Step) -> dict[str, JSON]:

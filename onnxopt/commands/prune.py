@@ -12,9 +12,9 @@ from onnxopt.commands.inspect_prune import prepared
 from onnxopt.commands.prune_depth import shallow
 from onnxopt.commands.prune_file import Made, Writing
 from onnxopt.commands.prune_masks import masked, wanted_zeros
-from onnxopt.commands.prune_options import Prune, chosen_goal, fitted_to, kept_labels, refuse_unfit
+from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
-from onnxopt.commands.quantize_data import split_data
+from onnxopt.commands.quantize_data import fitted_to, split_data
 from onnxopt.commands.recovery import Recovery, check_recovery, distilled_outcome
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Note, Report
@@ -25,7 +25,7 @@ from onnxopt.measurement.paired import compare_latency
 from onnxopt.passes.base import Context, Step
 from onnxopt.pruning.goals import Goal, Price, Tried, open_price, search
 from onnxopt.pruning.importance import Importance
-from onnxopt.pruning.pruner import Pruned, Pruner, open_pruner
+from onnxopt.pruning.pruner import Pruner, open_pruner
 from onnxopt.pruning.sensitivity import scaled
 from onnxopt.pruning.soundness import sound
 from onnxopt.pruning.times import block_size
@@ -185,21 +185,15 @@ def _taught(
     return found, () if recipe is None else (recipe,), (note,)
 
 
-def _chosen(outcome: Outcome) -> Pruned:
-    if outcome.chosen.pruned is None:
-        raise ValueError("nothing was made")
-    return outcome.chosen.pruned
-
-
 def _step(outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Prune:
-    pruned = _chosen(outcome)
+    pruned = outcome.made
     pairs = zip(pruner.structure.groups, pruned.kept, strict=True)
     kept = tuple((group.name, int(k)) for group, k in pairs if k < len(group.units))
     return Prune(goal, importance, block, kept, pruned.dropped)
 
 
 def _made(report: Report, outcome: Outcome, pruner: Pruner, steps: Sequence[Step]) -> Made:
-    pruned = _chosen(outcome)
+    pruned = outcome.made
     units = sum(len(group.units) for group in pruner.structure.groups)
     changes = {"prune": units - int(pruned.kept.sum()) + len(pruned.dropped)}
     return Made(report, steps, changes, pruned.comparison, pruned.model, pruned.path)
@@ -227,16 +221,14 @@ def _reach(
 
 def _measured(pruner: Pruner, price: Price, tried: Sequence[Tried], feeds: Sequence[Feeds]) -> Outcome:
     """The first of ``tried``, measured in fresh processes; where work or parameters count, the first not slower."""
-    made = [t for t in tried if t.pruned is not None][: 1 if price.kind == "latency" else MEASURED]
-    ctx, first = pruner.ctx, Outcome(tried[0], tuple(tried), None, price)
-    for count, one in enumerate(made):
-        path = pruner.reference if one.pruned is None else one.pruned.path
+    ctx, measured = pruner.ctx, list[Outcome]()
+    made = [(one, one.pruned.path) for one in tried if one.pruned is not None]
+    for one, path in made[: 1 if price.kind == "latency" else MEASURED]:
         latency = compare_latency(pruner.reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
-        found = Outcome(one, tuple(tried), latency, price)
+        measured.append(Outcome(one, tuple(tried), latency, price))
         if latency.decision != "slower":
-            return found
-        first = found if count == 0 else first
-    return first
+            return measured[-1]
+    return measured[0] if measured else Outcome(tried[0], tuple(tried), None, price)
 
 
 def _fastest(

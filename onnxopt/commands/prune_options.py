@@ -15,10 +15,7 @@ from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.nonfinite import nonfinite_constants
 from onnxopt.quantization.patterns import excluded
 
-__all__ = ["Prune", "chosen_goal", "fitted_to", "kept_labels", "refuse_unfit"]
-
-HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
-"""Of the data, to judge by, where no other data are given; at least so many, at most that share."""
+__all__ = ["Prune", "chosen_goal", "kept_labels", "refuse_unfit"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,3 @@ def kept_labels(model: Model, patterns: Sequence[str]) -> frozenset[str]:
         UsageError: A pattern matches none.
     """
     return frozenset(label(node) for node in excluded(nodes(model), patterns, option="--keep"))
-
-
-def fitted_to(count: int) -> int:
-    """How many of so many samples are fitted to where the others judge: three quarters to seven eighths."""
-    held_back = min(max(int(count * HELD_BACK), LEAST_HELD_BACK), int(count * MOST_HELD_BACK))
-    return count - held_back if held_back else count // 2

@@ -18,9 +18,8 @@ from onnxopt.commands.common import (
     workspace,
 )
 from onnxopt.commands.prune import prune
-from onnxopt.commands.prune_options import fitted_to
 from onnxopt.commands.quantize import quantize
-from onnxopt.commands.quantize_data import split_data
+from onnxopt.commands.quantize_data import fitted_to, split_data
 from onnxopt.commands.recovery import Recovery
 from onnxopt.core.io import load, save
 from onnxopt.core.progress import Progress

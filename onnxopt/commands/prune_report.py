@@ -37,6 +37,17 @@ class Outcome:
     measured: LatencyComparison | None
     price: Price
 
+    @property
+    def made(self) -> Pruned:
+        """The chosen model.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.chosen.pruned is None:
+            raise ValueError("nothing was made")
+        return self.chosen.pruned
+
 
 def nothing(path: Path, pruner: Pruner) -> Report:
     """The report for a model from which nothing can be cut."""

@@ -15,8 +15,7 @@ from onnxopt.commands.common import (
 )
 from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.provenance import stamp
-from onnxopt.commands.prune_options import fitted_to
-from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES, calibrated, split_data, spread
+from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES, calibrated, fitted_to, split_data, spread
 from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report, with_nonfinite, with_repairs
 from onnxopt.commands.recovery import Recovery, check_recovery, distilled_forms
@@ -124,7 +123,7 @@ def quantize(
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     check_writable(settings_path(final))
     fitted, held_back = split_data(source, eval_data, path, model, target, fitted_to if recover else calibrated)
-    calibration = fitted if len(fitted) <= CALIBRATION_SAMPLES or not recover else spread(fitted, CALIBRATION_SAMPLES)
+    calibration = spread(fitted, CALIBRATION_SAMPLES) if recover else fitted
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
         ctx = Context(folder, calibration, target, source.seed, progress, workers, ray)

@@ -10,13 +10,15 @@ import numpy as np
 
 from onnxopt.commands.common import Source, open_data
 from onnxopt.core.query import Model
-from onnxopt.data.dataset import Dataset, split
+from onnxopt.data.dataset import Dataset, evenly, split
 from onnxopt.errors import DataError
 from onnxopt.run.target import Target
 
-__all__ = ["CALIBRATION_SAMPLES", "calibrated", "split_data", "spread"]
+__all__ = ["CALIBRATION_SAMPLES", "calibrated", "fitted_to", "split_data", "spread"]
 
 CALIBRATION_SAMPLES = 128
+HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
+"""Of the data that weights are fitted to, to judge by; at least so many, at most that share."""
 LOOKED_AT = 16
 """Samples, evenly spaced, in which one value at least must differ."""
 
@@ -24,6 +26,12 @@ LOOKED_AT = 16
 def calibrated(count: int) -> int:
     """How many of so many samples are calibrated on where the others judge."""
     return min(CALIBRATION_SAMPLES, count // 2)
+
+
+def fitted_to(count: int) -> int:
+    """How many of so many samples are fitted to where the others judge: three quarters to seven eighths."""
+    held_back = min(max(int(count * HELD_BACK), LEAST_HELD_BACK), int(count * MOST_HELD_BACK))
+    return count - held_back if held_back else count // 2
 
 
 def split_data(
@@ -65,8 +73,8 @@ def split_data(
 
 
 def spread(data: Dataset, count: int) -> Dataset:
-    """So many samples of all, evenly spaced."""
-    return data.take(np.linspace(0, len(data) - 1, count).round().astype(int).tolist())
+    """At most ``count`` of the samples, evenly spaced."""
+    return data.take(evenly(len(data), count))
 
 
 def _is_blank(data: Dataset) -> bool:

@@ -82,18 +82,15 @@ def distilled_outcome(
         ctx: Data to train on, target, folder, seed.
         time_limit: Seconds after which training ends.
     """
-    pruned = outcome.chosen.pruned
-    if pruned is None:
-        raise ValueError("nothing was made")
-    trained = _trained(f"{pruned.name}{SUFFIX}", pruned.model, reference, feeds, ctx, time_limit)
+    pruned = outcome.made
+    name = f"{pruned.name}{SUFFIX}"
+    trained = _trained(name, pruned.model, reference, feeds, ctx, time_limit)
     if trained.result is None:
         return outcome, None, trained.note
     comparison = scorer.compare(trained.path)
     if not _is_better(comparison, pruned.comparison):
         return outcome, None, _not_better(trained.note, comparison, pruned.comparison)
-    better = replace(
-        pruned, name=f"{pruned.name}{SUFFIX}", model=trained.result.model, path=trained.path, comparison=comparison
-    )
+    better = replace(pruned, name=name, model=trained.result.model, path=trained.path, comparison=comparison)
     measured = compare_latency(reference, trained.path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
     chosen = replace(outcome.chosen, pruned=better)
     return replace(outcome, chosen=chosen, measured=measured), trained.result.recipe, trained.note

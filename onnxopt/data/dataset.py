@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Dataset", "Sample", "split"]
+__all__ = ["Dataset", "Sample", "evenly", "split"]
 
 Array = np.ndarray[Any, Any]
 
@@ -70,6 +70,13 @@ class Dataset:
     def take(self, indices: Sequence[int]) -> Dataset:
         """The samples at ``indices`` of this dataset."""
         return replace(self, order=tuple(self.order[i] for i in indices))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [int(i) for i in np.linspace(0, count - 1, most).round()]
 
 
 def split(dataset: Dataset, *, calibration: int, seed: int, most: float = 0.5) -> tuple[Dataset, Dataset]:

@@ -17,7 +17,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
 from onnxopt.run.session import Feeds
 
-__all__ = ["Exporter", "Intermediates", "Original", "Request", "Stepped", "require_trust"]
+__all__ = ["Exporter", "Intermediates", "Original", "Request", "Stepped", "require_trust", "said_by"]
 
 Intermediates: TypeAlias = Callable[[Path, Feeds], Mapping[str, Array]]
 """(the file that the exporter wrote, feeds) -> what the framework computes, by the name of the ONNX value that is to
@@ -155,3 +155,8 @@ def require_trust(path: Path, request: Request, why: str) -> None:
             where=path.name,
             fix="give --trust if you trust where it comes from",
         )
+
+
+def said_by(error: BaseException | None, most: int = 300) -> str:
+    """``TypeError: message``: an error of a framework in one line, at most so many characters of its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.batch import batch_axes
 from onnxopt.run.session import Feeds
 
-__all__ = ["BATCH", "batch_symbol", "drawn", "feeds_of", "other_size", "symbols"]
+__all__ = ["BATCH", "batch_symbol", "drawn", "feeds_of", "named_axes", "other_size", "symbols"]
 
 BATCH = "batch"
 """The name of the batch axis where nobody gave it one."""
@@ -33,6 +33,11 @@ def batch_symbol(specs: Sequence[TensorSpec]) -> str | None:
         if isinstance(found, str):
             return found
     return None
+
+
+def named_axes(name: str, sizes: Iterable[int | None]) -> tuple[int | str, ...]:
+    """The axes of an input with names for the free ones: the batch in front, ``<name>_<place>`` for all others."""
+    return tuple(d if d is not None else BATCH if i == 0 else f"{name}_{i}" for i, d in enumerate(sizes))
 
 
 def other_size(size: int) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 from onnxopt.core.plugins import optional
 from onnxopt.core.query import TensorSpec
 from onnxopt.errors import MissingExtraError, ModelError
-from onnxopt.frameworks.base import Original, Request, require_trust
-from onnxopt.frameworks.drawing import BATCH
+from onnxopt.frameworks.base import Original, Request, require_trust, said_by
+from onnxopt.frameworks.drawing import BATCH, named_axes
 
 __all__ = ["open_keras"]
 
@@ -88,7 +88,7 @@ def _loaded(keras: Any, path: Path, request: Request) -> Any:
         if not request.trust and any(word in said for word in ("safe_mode", "unsafe", "lambda")):
             require_trust(path, request, "a Lambda layer: Keras keeps its code as bytes")
         raise ModelError(
-            f"Keras cannot read this model: {type(error).__name__}: {said[:300]}",
+            f"Keras cannot read this model: {said_by(error)}",
             where=path.name,
             fix="save it again with model.save(...) of Keras 3; layers of your own cannot be read here",
         ) from error
@@ -104,8 +104,8 @@ def _inputs(model: Any, path: Path) -> tuple[TensorSpec, ...]:
         )
     specs: list[TensorSpec] = []
     for tensor in cast(Sequence[Any], tensors):
-        axes = [d if d is not None else BATCH if i == 0 else f"{tensor.name}_{i}" for i, d in enumerate(tensor.shape)]
-        specs.append(TensorSpec(str(tensor.name), np.dtype(str(tensor.dtype)), tuple(axes)))
+        name = str(tensor.name)
+        specs.append(TensorSpec(name, np.dtype(str(tensor.dtype)), named_axes(name, tensor.shape)))
     return tuple(specs)
 
 

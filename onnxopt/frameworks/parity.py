@@ -15,7 +15,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.batch import batch_axes, batches, bounded
 from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError
-from onnxopt.frameworks.base import Original, Stepped
+from onnxopt.frameworks.base import Original, Stepped, said_by
 from onnxopt.frameworks.drawing import batch_symbol, symbols
 from onnxopt.run.session import Feeds, open_session
 from onnxopt.run.target import Target
@@ -98,8 +98,8 @@ def cases_of(original: Original, data: Dataset | None, seed: int) -> tuple[list[
         try:
             cases.append(Case(title, feeds, original.run(feeds)))
         except Exception as error:  # frameworks share no base class of their errors
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            refused.append(Note(title, "skipped", f"{original.framework} itself refuses this call: {reason}"))
+            reason = f"{original.framework} itself refuses this call: {said_by(error, 200)}"
+            refused.append(Note(title, "skipped", reason))
     if not cases:
         raise DataError(
             refused[0].reason if refused else "there is no call to compare",

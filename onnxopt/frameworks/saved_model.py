@@ -16,8 +16,8 @@ from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.data.content import Digest
 from onnxopt.errors import ModelError
-from onnxopt.frameworks.base import Exporter, Request, require_trust
-from onnxopt.frameworks.drawing import BATCH, feeds_of
+from onnxopt.frameworks.base import Exporter, Request, require_trust, said_by
+from onnxopt.frameworks.drawing import feeds_of, named_axes
 from onnxopt.frameworks.keras_tensorflow import NEWEST_OPSET, OPSET, named, versions_of
 from onnxopt.run.session import Feeds
 
@@ -46,7 +46,7 @@ def open_saved_model(text: str, request: Request) -> SavedModel:
         loaded = tensorflow.saved_model.load(str(path))
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"TensorFlow cannot read this model: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            f"TensorFlow cannot read this model: {said_by(error)}",
             where=path.name,
             fix="save it again with tf.saved_model.save or model.export(...)",
         ) from error
@@ -155,5 +155,4 @@ class SavedModel:
 
 
 def _spec(name: str, spec: Any) -> TensorSpec:
-    axes = [d if d is not None else BATCH if i == 0 else f"{name}_{i}" for i, d in enumerate(spec.shape.as_list())]
-    return TensorSpec(name, np.dtype(spec.dtype.as_numpy_dtype), tuple(axes))
+    return TensorSpec(name, np.dtype(spec.dtype.as_numpy_dtype), named_axes(name, spec.shape.as_list()))

@@ -23,7 +23,7 @@ from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.errors import ModelError, OnnxoptError
-from onnxopt.frameworks.base import Exporter, Request
+from onnxopt.frameworks.base import Exporter, Request, said_by
 from onnxopt.frameworks.drawing import BATCH
 from onnxopt.frameworks.scikit_convert import convert
 from onnxopt.frameworks.scikit_files import read_estimator
@@ -175,8 +175,7 @@ class Estimator:
                     continue
                 return known, dtype
         raise ModelError(
-            f"the estimator fails on rows of its own width: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}",
+            f"the estimator fails on rows of its own width: {said_by(error)}",
             where=f"{self._where}: {class_name(self._estimator)}, {self._columns} columns",
             fix="check that it predicts in the environment it was saved in",
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from onnxopt.core.plugins import optional
 from onnxopt.core.report import Note
 from onnxopt.errors import InputError, ModelError, OnnxoptError
-from onnxopt.frameworks.base import Request, require_trust
+from onnxopt.frameworks.base import Request, require_trust, said_by
 from onnxopt.frameworks.scikit_parts import class_name, is_a, parts
 
 __all__ = ["read_estimator"]
@@ -40,7 +40,7 @@ def read_estimator(path: Path, request: Request) -> tuple[Any, tuple[Note, ...]]
             raise
         except Exception as error:  # a pickle raises whatever its classes raise
             raise ModelError(
-                f"the estimator cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                f"the estimator cannot be read: {said_by(error)}",
                 where=path.name,
                 fix=_advice(error),
             ) from error

@@ -6,8 +6,8 @@ only with ``--trust``. What is free, and whether the program is one of training,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from onnxopt.core.query import TensorSpec
-from onnxopt.core.report import Note
-from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
 from onnxopt.frameworks.base import Exporter, Request, require_trust
-from onnxopt.frameworks.drawing import feeds_of, symbols
+from onnxopt.frameworks.drawing import symbols
 from onnxopt.frameworks.torch_export import ProgramExport, quiet
-from onnxopt.frameworks.torch_flat import Flat, array_from, tensor_from
-from onnxopt.frameworks.torch_model import weights_digest
+from onnxopt.frameworks.torch_flat import Flat
+from onnxopt.frameworks.torch_model import TorchModel, weights_digest
 from onnxopt.frameworks.torch_signature import failed_at
-from onnxopt.run.session import Feeds
 
 __all__ = ["open_program"]
 
@@ -35,35 +32,18 @@ USUAL = 16
 
 
 @dataclass(frozen=True)
-class Program:
-    """A captured program (see ``Original``)."""
+class Program(TorchModel):
+    """A captured program.
 
-    program: torch.export.ExportedProgram
-    flat: Flat
-    inputs: tuple[TensorSpec, ...]
-    sizes: Mapping[str, int]
-    below: Mapping[str, int]
-    outputs: tuple[str, ...]
-    notes: tuple[Note, ...] = ()
-    framework: str = "pytorch"
+    Attributes:
+        program: What was captured; ``flat`` calls it.
+    """
 
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Of torch."""
-        return {"torch": str(torch.__version__)}
-
-    def run(self, feeds: Feeds) -> tuple[Array, ...]:
-        """The outputs for these feeds."""
-        with torch.no_grad():
-            return tuple(map(array_from, self.flat(*(tensor_from(feeds[s.name]) for s in self.inputs))))
+    program: torch.export.ExportedProgram = field(kw_only=True)
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the parameters, buffers and constants."""
         return weights_digest({**self.program.constants, **self.program.state_dict})
-
-    def feeds(self, batch: int, variant: int, seed: int) -> Feeds | None:
-        """Random feeds, integers within the tables that they select from."""
-        return feeds_of(self.inputs, self.sizes, self.below, batch, variant, seed)
 
     def exporters(self, opset: int | None) -> Sequence[Exporter]:
         """The one that translates such programs."""
@@ -108,18 +88,18 @@ def open_program(text: str, request: Request) -> Program:
         ) from error
     inputs, below = _inputs(program, path)
     sizes = {**dict.fromkeys(symbols(inputs), USUAL), **_examples(program, inputs), **request.sizes}
-    original = Program(program, flat, inputs, sizes, below, ())
+    original = Program(flat, inputs, sizes, below, (), program=program)
     feeds = original.feeds(2, 0, request.seed) or original.feeds(1, 0, request.seed) or {}
     try:
         with torch.no_grad(), quiet():
-            names = tuple(flat.named(*(tensor_from(feeds[spec.name]) for spec in inputs)))
+            names = tuple(flat.named(*original.tensors(feeds)))
     except Exception as error:  # guards of the program
         raise InputError(
             f"the program does not run on random inputs: {failed_at(error)}",
             where=f"{path.name}: {'; '.join(map(str, inputs))}",
             fix="capture it with the free axes that it is to have (dynamic_shapes)",
         ) from error
-    return Program(program, flat, inputs, sizes, below, names)
+    return replace(original, outputs=names)
 
 
 def _inputs(program: torch.export.ExportedProgram, path: Path) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from onnxopt import errors
+from onnxopt.data.dataset import evenly
 from onnxopt.errors import DataError, ModelError, OnnxoptError
 from onnxopt.measurement.job import Answer, Effort, Job, Load, Subject
 from onnxopt.measurement.trace import Trace, TraceJob
@@ -102,9 +103,7 @@ class Laboratory:
 
 def spread(feeds: Sequence[Feeds], count: int) -> tuple[Feeds, ...]:
     """At most ``count`` of the samples, evenly spaced."""
-    if len(feeds) <= count:
-        return tuple(feeds)
-    return tuple(feeds[int(i)] for i in np.linspace(0, len(feeds) - 1, count).round())
+    return tuple(feeds[i] for i in evenly(len(feeds), count))
 
 
 def _call(command: Sequence[str]) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxopt.core.draw import Drawing
 from onnxopt.core.tensors import Array
 from onnxopt.merging.forms import Form
+from onnxopt.merging.horizontal.stacks import Leading, Stacker
 
 __all__ = ["Combination", "Linear", "Logistic", "Rule", "Votes"]
 
@@ -180,7 +181,7 @@ class Combination:
         """
         found = None if stacked is None else draw_stacked(self.rule, drawing, stacked, len(brought[0].shape or ()))
         if found is None and stacked is not None:
-            brought = _apart(drawing, stacked, brought)
+            brought = Stacker(drawing, len(brought)).apart(Leading(stacked), brought)
         found = found or self.rule.draw(drawing, brought)
         return found if brought[0].dtype == kind else drawing.op("Cast", found, to=int(kind))
 
@@ -217,14 +218,6 @@ def draw_stacked(rule: Rule, drawing: Drawing, stacked: ir.Value, rank: int) -> 
             return rule.answer(drawing, table, kind)
         case _:
             return None
-
-
-def _apart(drawing: Drawing, stacked: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
-    """One value a member, with the types and shapes of ``values``."""
-    found = [drawing.op("Gather", stacked, drawing.constant(np.asarray(k)), axis=0) for k in range(len(values))]
-    for old, new in zip(values, found, strict=True):
-        new.type, new.shape = old.type, old.shape
-    return found
 
 
 def _double(drawing: Drawing, value: ir.Value) -> ir.Value:

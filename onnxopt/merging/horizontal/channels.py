@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxopt.core.tensors import Array
 from onnxopt.merging.horizontal.leading import NARY, UNARY
 from onnxopt.merging.horizontal.stacks import Channels, Leading, Refusal, Same, Stacker, State
-from onnxopt.merging.horizontal.step import Rule, Step
+from onnxopt.merging.horizontal.step import Rule, Step, with_limits
 
 __all__ = ["CHANNELS", "ONLY_CHANNELS"]
 
@@ -89,12 +89,6 @@ def _elementwise(step: Step, stacker: Stacker) -> Result:
     return [Channels(out, channels) for out in stacker.like(step.node, values)]
 
 
-def _clip(step: Step, stacker: Stacker) -> Result:
-    if not all(isinstance(state, Same) for state in step.inputs[1:] if state is not None):
-        return Refusal("its limits differ")
-    return _elementwise(step, stacker)
-
-
 def _pad(step: Step, stacker: Stacker) -> Result:
     """Behind the channels only."""
     state, pads, rank = step.inputs[0], step.ints(1), step.rank(0)
@@ -102,8 +96,7 @@ def _pad(step: Step, stacker: Stacker) -> Result:
         return Refusal("its widths are not known")
     if any(pads[i] for i in (0, 1, rank, rank + 1)) or not isinstance(step.state(2), Same | None):
         return Refusal("it widens batch or channels, or its filling differs")
-    rest = [other.value if isinstance(other, Same) else None for other in step.inputs[1:]]
-    return [Channels(stacker.like(step.node, [state.value, *rest])[0], state.channels)]
+    return [Channels(stacker.like(step.node, [state.value, *step.rest()])[0], state.channels)]
 
 
 def _operand(step: Step, index: int, rank: int, channels: int, stacker: Stacker) -> ir.Value | None:
@@ -137,8 +130,7 @@ def _reduction(step: Step, stacker: Stacker) -> Result:
     axes = step.ints(1) if step.has(1) else None if attribute is None else list(attribute.as_ints())
     if not isinstance(state, Channels) or rank is None or not axes or min(a % rank for a in axes) < 2:
         return Refusal("it joins channels")
-    rest = [other.value if isinstance(other, Same) else None for other in step.inputs[1:]]
-    return [Channels(stacker.like(step.node, [state.value, *rest])[0], state.channels)]
+    return [Channels(stacker.like(step.node, [state.value, *step.rest()])[0], state.channels)]
 
 
 def _flatten(step: Step, stacker: Stacker) -> Result:
@@ -164,8 +156,7 @@ def _resize(step: Step, stacker: Stacker) -> Result:
         return Refusal("its factors are not known")
     if "axes" in step.node.attributes or (numbers[0][:2] != 1).any():
         return Refusal("it changes batch or channels")
-    rest = [other.value if isinstance(other, Same) else None for other in step.inputs[1:]]
-    return [Channels(stacker.like(step.node, [state.value, *rest])[0], state.channels)]
+    return [Channels(stacker.like(step.node, [state.value, *step.rest()])[0], state.channels)]
 
 
 ONLY_CHANNELS: dict[str, Rule] = {
@@ -180,7 +171,7 @@ ONLY_CHANNELS: dict[str, Rule] = {
 CHANNELS: dict[str, Rule] = {
     **dict.fromkeys(UNARY | NARY, _elementwise),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
-    "Clip": _clip,
+    "Clip": with_limits(_elementwise),
     "Flatten": _flatten,
     "Pad": _pad,
     "Resize": _resize,

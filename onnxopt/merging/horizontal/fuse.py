@@ -164,8 +164,7 @@ class _Group:
         """All read the same, so one of them serves all."""
         if any(attribute_key(attribute) is None for attribute in step.node.attributes.values()):
             return Refusal("it has a body")
-        inputs = [state.value if isinstance(state, Same) else None for state in step.inputs]
-        outputs = self.stacker.like(step.node, inputs)
+        outputs = self.stacker.like(step.node, step.rest(0))
         for old, new in zip(step.node.outputs, outputs, strict=True):
             new.shape = old.shape
         return [Same(output) for output in outputs]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxopt.core.draw import Attribute
 from onnxopt.merging.horizontal.products import batch_norm, gemm, layer_norm, matmul
 from onnxopt.merging.horizontal.stacks import Leading, Refusal, Same, Stacker, State
-from onnxopt.merging.horizontal.step import OPEN, UNKNOWN, Rule, Step, moved
+from onnxopt.merging.horizontal.step import OPEN, UNKNOWN, Rule, Step, moved, with_limits
 
 __all__ = ["LEADING", "NARY", "UNARY"]
 
@@ -52,8 +52,7 @@ def _unary(step: Step, stacker: Stacker) -> Result:
     value = step.stacked(0, stacker)
     if value is None:
         return OPEN
-    rest = [state.value if isinstance(state, Same) else None for state in step.inputs[1:]]
-    return [Leading(out) for out in stacker.like(step.node, [value, *rest])]
+    return [Leading(out) for out in stacker.like(step.node, [value, *step.rest()])]
 
 
 def _nary(step: Step, stacker: Stacker) -> Result:
@@ -71,12 +70,6 @@ def _nary(step: Step, stacker: Stacker) -> Result:
     return [Leading(stacker.like(step.node, values)[0])]
 
 
-def _clip(step: Step, stacker: Stacker) -> Result:
-    if not all(isinstance(state, Same) for state in step.inputs[1:] if state is not None):
-        return Refusal("its limits differ")
-    return _unary(step, stacker)
-
-
 def _at_axis(default: int) -> Rule:
     """The rule of operators with one stacked input and an attribute ``axis``."""
 
@@ -84,11 +77,10 @@ def _at_axis(default: int) -> Rule:
         value = step.stacked(0, stacker)
         if value is None:
             return OPEN
-        rest = [state.value if isinstance(state, Same) else None for state in step.inputs[1:]]
-        if any(value is None and state is not None for value, state in zip(rest, step.inputs[1:], strict=True)):
+        if not step.is_alike():
             return Refusal("its further inputs differ")
         changed: dict[str, Attribute] = {"axis": moved([step.int("axis", default)])[0]}
-        return [Leading(out) for out in stacker.like(step.node, [value, *rest], changed)]
+        return [Leading(out) for out in stacker.like(step.node, [value, *step.rest()], changed)]
 
     return rule
 
@@ -163,8 +155,7 @@ def _with_axes(index: int) -> Rule:
 
 def _slice(step: Step, stacker: Stacker) -> Result:
     value = step.stacked(0, stacker)
-    others = [state for state in step.inputs[1:] if state is not None]
-    if value is None or not all(isinstance(state, Same) for state in others):
+    if value is None or not step.is_alike():
         return Refusal("its limits differ")
     axes = step.ints(3)
     if axes is None:
@@ -172,8 +163,7 @@ def _slice(step: Step, stacker: Stacker) -> Result:
         if step.has(3) or size is None:
             return Refusal("its axes are not known")
         axes = list(range(size))
-    rest = [state.value if isinstance(state, Same) else None for state in step.inputs]
-    inputs = [value, *rest[1:3], stacker.drawing.constant(moved(axes)), *rest[4:]]
+    inputs = [value, *step.rest()[:2], stacker.drawing.constant(moved(axes)), *step.rest(4)]
     return [Leading(stacker.like(step.node, inputs)[0])]
 
 
@@ -215,7 +205,7 @@ LEADING: dict[str, Rule] = {
         _with_axes(1),
     ),
     "BatchNormalization": batch_norm,
-    "Clip": _clip,
+    "Clip": with_limits(_unary),
     "Concat": _concat,
     "Expand": _expand,
     "Flatten": _flatten,

@@ -12,7 +12,7 @@ from onnxopt.core import shapes
 from onnxopt.merging.horizontal.stacks import Refusal, Same, Separate, Stacker, State
 from onnxopt.passes.constants import array_of, int_attribute
 
-__all__ = ["OPEN", "UNKNOWN", "Rule", "Step", "moved"]
+__all__ = ["OPEN", "UNKNOWN", "Rule", "Step", "moved", "with_limits"]
 
 UNKNOWN = Refusal("the number of axes is not known")
 OPEN = Refusal("the sizes are not known")
@@ -55,6 +55,14 @@ class Step:
         """Of an input; ``None``: it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
 
+    def rest(self, start: int = 1) -> list[ir.Value | None]:
+        """The inputs from ``start`` on that all members have alike; ``None``: left out, or one a member."""
+        return [state.value if isinstance(state, Same) else None for state in self.inputs[start:]]
+
+    def is_alike(self, start: int = 1) -> bool:
+        """Whether all members have the inputs from ``start`` on alike."""
+        return all(isinstance(state, Same | None) for state in self.inputs[start:])
+
     def rank(self, index: int) -> int | None:
         """The number of axes that an input of one member has."""
         return shapes.rank(self.source(index))
@@ -88,6 +96,15 @@ class Step:
 
 
 Rule: TypeAlias = Callable[[Step, Stacker], Sequence[State] | Refusal]
+
+
+def with_limits(rule: Rule) -> Rule:
+    """The rule of Clip, whose limits all members must have alike."""
+
+    def clip(step: Step, stacker: Stacker) -> Sequence[State] | Refusal:
+        return rule(step, stacker) if step.is_alike() else Refusal("its limits differ")
+
+    return clip
 
 
 def moved(axes: Sequence[int]) -> list[int]:
