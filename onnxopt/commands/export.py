@@ -17,7 +17,7 @@ from onnxopt.core.report import Note, Report, Status, Table, Verdict
 from onnxopt.data.dataset import Dataset
 from onnxopt.data.sources import open_dataset
 from onnxopt.errors import ModelError, OnnxoptError, UsageError, nearest
-from onnxopt.frameworks.base import Exporter, Original, Request
+from onnxopt.frameworks.base import Exporter, Original, Request, root_cause
 from onnxopt.frameworks.locate import first_difference
 from onnxopt.frameworks.opening import open_original
 from onnxopt.frameworks.parity import Case, Row, cases_of, own_difference, parity, worst
@@ -173,7 +173,7 @@ def _attempt(
     try:
         way.write(made.raw)
     except Exception as error:  # exporters raise anything
-        return replace(made, failure=f"cannot write the model: {_root(error)}")
+        return replace(made, failure=f"cannot write the model: {root_cause(error)}")
     try:
         model = load(made.raw)
         tidy(model, original)
@@ -238,7 +238,7 @@ def _located(attempt: Attempt, cases: Sequence[Case], folder: Path, target: Targ
         values = attempt.exporter.intermediates(attempt.raw, feeds)
         found = first_difference(attempt.raw, values, feeds, target, folder, tolerance)
     except Exception as error:  # the framework, or ONNX Runtime on a graph that is wrong
-        return Note(name, "unnamed", f"the first node that differs cannot be searched for: {_root(error)}")
+        return Note(name, "unnamed", f"the first node that differs cannot be searched for: {root_cause(error)}")
     if found is None:
         reason = f"{len(values)} intermediate values can be compared and agree: the difference arises after the last"
         return Note(name, "unnamed", reason if values else "no intermediate value can be compared")
@@ -300,11 +300,3 @@ def _report(
         tuple(tables),
         notes,
     )
-
-
-def _root(error: BaseException) -> str:
-    """The innermost cause in one line: exporters wrap it in advice and stack traces."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:300]}"

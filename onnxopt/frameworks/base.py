@@ -17,7 +17,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.errors import InputError
 from onnxopt.run.session import Feeds
 
-__all__ = ["Exporter", "Intermediates", "Original", "Request", "require_trust"]
+__all__ = ["Exporter", "Intermediates", "Original", "Request", "require_trust", "root_cause"]
 
 Intermediates: TypeAlias = Callable[[Path, Feeds], Mapping[str, Array]]
 """(the file that the exporter wrote, feeds) -> what the framework computes, by the name of the ONNX value that is to
@@ -135,3 +135,11 @@ def require_trust(path: Path, request: Request, why: str) -> None:
             where=path.name,
             fix="give --trust if you trust where it comes from",
         )
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost cause in one line: exporters wrap it in advice and stack traces."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:300]}"
