@@ -223,8 +223,8 @@ def _judge(
     for attempt in attempts:
         if attempt.rows and not attempt.passed and unsteady is None:
             notes.append(_located(attempt, cases, folder, target, tolerance))
-    first = next((note.reason for note in notes if note.verdict == "differs"), None)
-    return Verdict(Status.FAIL, said if first is None else f"{said}; {first}"), notes
+    first = next((f"; {note.reason}" for note in notes if note.verdict == "differs"), "")
+    return Verdict(Status.FAIL, said + first), notes
 
 
 def _located(attempt: Attempt, cases: Sequence[Case], folder: Path, target: Target, tolerance: float | None) -> Note:
@@ -280,9 +280,8 @@ def _report(
     tables = [Table(f"{original.framework} against ONNX Runtime", columns, rows)]
     model = best.model
     if model is not None:
-        signature = [("input", str(spec)) for spec in original.inputs] + [
-            ("output", str(spec)) for spec in output_specs(model)
-        ]
+        signature = [("input", str(spec)) for spec in original.inputs]
+        signature += [("output", str(spec)) for spec in output_specs(model)]
         tables.append(Table("Signature", ("kind", "name and shape"), tuple(signature)))
     return Report(
         "export",
