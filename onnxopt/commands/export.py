@@ -219,10 +219,8 @@ def _judge(
         said += (
             f"; {original.framework} itself does not repeat {unsteady!r}: something is random in evaluation mode too"
         )
-    notes: list[Note] = []
-    for attempt in attempts:
-        if attempt.rows and not attempt.passed and unsteady is None:
-            notes.append(_located(attempt, cases, folder, target, tolerance))
+    wrong = [attempt for attempt in attempts if attempt.rows and not attempt.passed and unsteady is None]
+    notes = [_located(attempt, cases, folder, target, tolerance) for attempt in wrong]
     first = next((f"; {note.reason}" for note in notes if note.verdict == "differs"), "")
     return Verdict(Status.FAIL, said + first), notes
 
