@@ -15,7 +15,7 @@ from onnxopt.core.io import load, save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Note, Report, Status, Verdict
 from onnxopt.errors import ModelError, OnnxoptError, UsageError, nearest
-from onnxopt.frameworks.base import Exporter, Original, Request
+from onnxopt.frameworks.base import Exporter, Original, Request, root_cause
 from onnxopt.frameworks.locate import first_difference
 from onnxopt.frameworks.opening import open_original
 from onnxopt.frameworks.parity import Case, cases_of, own_difference, parity, worst
@@ -136,7 +136,7 @@ def _attempt(
     try:
         way.write(made.raw)
     except Exception as error:  # exporters raise anything
-        return replace(made, failure=f"cannot write the model: {_root(error)}")
+        return replace(made, failure=f"cannot write the model: {root_cause(error)}")
     try:
         model = load(made.raw)
         tidy(model, original)
@@ -182,12 +182,10 @@ def _judge(
         said += (
             f"; {original.framework} itself does not repeat {unsteady!r}: something is random in evaluation mode too"
         )
-    notes: list[Note] = []
-    for attempt in attempts:
-        if attempt.rows and not attempt.passed and unsteady is None:
-            notes.append(_located(attempt, cases, folder, target, tolerance))
-    first = next((note.reason for note in notes if note.verdict == "differs"), None)
-    return Verdict(Status.FAIL, said if first is None else f"{said}; {first}"), notes
+    wrong = [attempt for attempt in attempts if attempt.rows and not attempt.passed and unsteady is None]
+    notes = [_located(attempt, cases, folder, target, tolerance) for attempt in wrong]
+    first = next((f"; {note.reason}" for note in notes if note.verdict == "differs"), "")
+    return Verdict(Status.FAIL, said + first), notes
 
 
 def _located(attempt: Attempt, cases: Sequence[Case], folder: Path, target: Target, tolerance: float | None) -> Note:
@@ -201,7 +199,7 @@ def _located(attempt: Attempt, cases: Sequence[Case], folder: Path, target: Targ
         values = attempt.exporter.intermediates(attempt.raw, feeds)
         found = first_difference(attempt.raw, values, feeds, target, folder, tolerance)
     except Exception as error:  # the framework, or ONNX Runtime on a graph that is wrong
-        return Note(name, "unnamed", f"the first node that differs cannot be searched for: {_root(error)}")
+        return Note(name, "unnamed", f"the first node that differs cannot be searched for: {root_cause(error)}")
     if found is None:
         reason = f"{len(values)} intermediate values can be compared and agree: the difference arises after the last"
         return Note(name, "unnamed", reason if values else "no intermediate value can be compared")
@@ -215,13 +213,3 @@ def _no_exporter(origin: str, original: Original, attempts: Sequence[Attempt]) -
         where=f"{Path(origin).name}: {'; '.join(map(str, original.inputs))}",
         fix="replace that operation in the model, try another --opset, or fix axes with --input",
     )
-
-
-def _root(error: BaseException) -> str:
-    """The innermost cause in one line: exporters wrap it in advice and stack traces; errors of onnxopt as they are."""
-    while error.__cause__ is not None and not isinstance(error, OnnxoptError):
-        error = error.__cause__
-    if isinstance(error, OnnxoptError):
-        return error.what
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:300]}"

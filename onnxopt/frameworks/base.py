@@ -14,10 +14,19 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from onnxopt.core.query import TensorSpec
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
-from onnxopt.errors import InputError
+from onnxopt.errors import InputError, OnnxoptError
 from onnxopt.run.session import Feeds
 
-__all__ = ["Exporter", "Intermediates", "Original", "Request", "Stepped", "require_trust", "said_by"]
+__all__ = [
+    "Exporter",
+    "Intermediates",
+    "Original",
+    "Request",
+    "Stepped",
+    "require_trust",
+    "root_cause",
+    "said_by",
+]
 
 Intermediates: TypeAlias = Callable[[Path, Feeds], Mapping[str, Array]]
 """(the file that the exporter wrote, feeds) -> what the framework computes, by the name of the ONNX value that is to
@@ -160,3 +169,13 @@ def require_trust(path: Path, request: Request, why: str) -> None:
 def said_by(error: BaseException | None, most: int = 300) -> str:
     """``TypeError: message``: an error of a framework in one line, at most so many characters of its message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost cause in one line: exporters wrap it in advice and stack traces; errors of onnxopt as they are."""
+    while error.__cause__ is not None and not isinstance(error, OnnxoptError):
+        error = error.__cause__
+    if isinstance(error, OnnxoptError):
+        return error.what
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:300]}"

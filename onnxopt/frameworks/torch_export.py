@@ -6,6 +6,7 @@ Both write initializers under the names that the parameters have in the module.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import warnings
@@ -44,7 +45,7 @@ class TorchExport:
     def write(self, path: Path) -> None:
         """Writes the model to ``path``."""
         axes = tuple({i: torch.export.Dim.DYNAMIC for i in _free(spec)} for spec in self.inputs)
-        with quiet():
+        with _silent():
             exported = _EXPORT(
                 self.flat,
                 self.example,
@@ -77,7 +78,7 @@ class ProgramExport:
 
     def write(self, path: Path) -> None:
         """Writes the model to ``path``."""
-        with quiet():
+        with _silent():
             exported = _EXPORT(
                 self.program,
                 dynamo=True,
@@ -112,7 +113,7 @@ class TorchScript:
         is_script = isinstance(self.flat.model, torch.jit.ScriptModule)  # such a module cannot be part of a trace
         if is_script and self.flat.names is not None:
             raise RuntimeError(f"the inputs of a TorchScript module go by position: {', '.join(self.flat.names)}")
-        with quiet(), torch.no_grad():
+        with _silent(), torch.no_grad():
             _EXPORT(
                 self.flat.model if is_script else self.flat,
                 self.example,
@@ -143,6 +144,13 @@ def quiet() -> Generator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _silent() -> Generator[None]:
+    """``quiet``, and the listings of whole graphs that exporters print when they fail go nowhere: the error is told."""
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _free(spec: TensorSpec) -> list[int]:

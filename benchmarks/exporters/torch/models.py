@@ -23,6 +23,9 @@ def made(name: str) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             part.running_mean.uniform_(-0.1, 0.1)
             part.running_var.uniform_(0.8, 1.2)
+    head = module.get_classifier()
+    if isinstance(head, nn.Linear):
+        nn.init.normal_(head.weight, std=0.02)  # some begin with zeros, which would compare nothing
     return module
 
 
