@@ -101,4 +101,4 @@ def export_report(
 def _said(row: Row) -> str:
     if not row.passed:
         return row.reason or "differs"
-    return f"same, {row.undecided} samples on thresholds aside" if row.undecided else "same"
+    return f"same, {row.undecided} samples that rounding decides aside" if row.undecided else "same"

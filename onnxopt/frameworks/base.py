@@ -146,6 +146,13 @@ class Stepped(Protocol):
         """
         ...
 
+    def tied(self, feeds: Feeds, found: Sequence[Array]) -> Array:
+        """Rows ``(n,) bool`` that agree but for the label, which names another one of classes that are equally likely.
+
+        They hide nothing, and forests of few or pure trees have many of them.
+        """
+        ...
+
 
 def require_trust(path: Path, request: Request, why: str) -> None:
     """Refuses a file that can run code when it is read, unless the user trusts it.

@@ -70,7 +70,7 @@ class Row:
         tolerance: Largest ``max_rel`` that passes (0: equal).
         passed: Whether it does.
         reason: Why not, where it is not a number.
-        undecided: Samples left out because they lie on a threshold of the model, where rounding decides.
+        undecided: Samples left out because rounding decides: they lie on a threshold, or classes are equally likely.
     """
 
     case: str
@@ -151,16 +151,17 @@ def _decided(
     found = [value for _, value, expected in pairs if is_array(value) and value.shape == expected.shape]
     if len(found) < len(pairs):
         return list(compared)
-    open_ = original.undecided(case.feeds, found)
+    tied = original.tied(case.feeds, found)
+    open_ = original.undecided(case.feeds, found) & ~tied
     count, most = int(open_.sum()), max(1, int(UNDECIDED * len(open_)))
     if count > most:
         reason = f"{count} of {len(open_)} samples lie on thresholds, where rounding decides; at most {most} may"
         return [replace(row, passed=False, reason=reason, undecided=count) for row in compared]
     kept = [
-        _row(case.title, name, value[~open_], expected[~open_], tolerance)
+        _row(case.title, name, value[~(open_ | tied)], expected[~(open_ | tied)], tolerance)
         for (name, _, expected), value in zip(pairs, found, strict=True)
     ]
-    return [replace(row, undecided=count) for row in kept]
+    return [replace(row, undecided=count + int(tied.sum())) for row in kept]
 
 
 def own_difference(original: Original, cases: Sequence[Case]) -> str | None:

@@ -123,9 +123,8 @@ class Estimator:
     def undecided(self, feeds: Feeds, found: Sequence[Array]) -> Array:
         """Rows ``(n,) bool`` on which the estimator's own answer turns into ``found`` within the rounding of float32.
 
-        Either two classes are equally likely and the other one was named, or the estimator, asked about rows that
-        differ by a few units in the last place of float32, gives that answer for one of them: the row lies on a
-        threshold.
+        The estimator, asked about rows that differ by a few units in the last place of float32, gives that answer for
+        one of them: the row lies on a threshold.
         """
         table = self._table(feeds)
         given = self._answers(table)
@@ -133,14 +132,18 @@ class Estimator:
         differ = np.flatnonzero(~_agree(given, found, scales))[:ASKED]
         undecided = np.zeros(len(table), bool)
         if not len(differ):
-            # All agree, but for labels of classes that are equally likely.
-            return (given["label"] != found[0]) if "label" in given else undecided
+            return undecided
         others = self._answers(self._around(table[differ]))
         wanted = [np.repeat(y[differ], NEIGHBOURS, axis=0) for y in found]
         undecided[differ] = _agree(others, wanted, scales).reshape(len(differ), NEIGHBOURS).any(axis=1)
-        if "label" in given:
-            undecided |= _agree(given, found, scales) & (given["label"] != found[0])
         return undecided
+
+    def tied(self, feeds: Feeds, found: Sequence[Array]) -> Array:
+        """Rows ``(n,) bool`` on which all agrees but the label, which names the other one of two classes in a tie."""
+        given = self._answers(self._table(feeds))
+        if "label" not in given:
+            return np.zeros(len(found[0]), bool)
+        return _agree(given, found, [_scale(y) for y in given.values()]) & (given["label"] != found[0])
 
     def _around(self, table: Array) -> Array:
         """``NEIGHBOURS`` rows around each row, the row itself among them."""

@@ -18,6 +18,7 @@ from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine  # noqa: E402
 from sklearn.decomposition import PCA  # noqa: E402
 from sklearn.ensemble import (  # noqa: E402
+    ExtraTreesClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
@@ -162,6 +163,23 @@ def test_only_rows_on_a_threshold_are_undecided() -> None:
     other = [1 - given[0], given[1][:, ::-1]]
     assert original.undecided(feeds, given).tolist() == [False, False]
     assert original.undecided(feeds, other).tolist() == [True, False]
+
+
+def test_labels_of_classes_in_a_tie_are_not_held_against_the_conversion(tmp_path: Path) -> None:
+    rows, truth = CANCER
+    estimator = ExtraTreesClassifier(50, random_state=0).fit(rows, truth)
+    original = Estimator(estimator, "forest")
+    feeds = original.feeds(1000, 0, 0)
+    assert feeds is not None
+    given = original.run(feeds)
+    even = np.isclose(given[1][:, 0], 0.5)
+    assert even.sum() > 10  # more than may lie on thresholds
+    swapped = [np.where(even, 1 - given[0], given[0]), given[1]]
+    assert (original.tied(feeds, swapped) == even).all()
+    wrong = [1 - given[0], given[1]]
+    assert (original.tied(feeds, wrong) == even).all()
+    report, _ = exported(estimator, tmp_path)
+    assert report.verdict.status is Status.PASS
 
 
 def test_the_fingerprint_is_that_of_what_was_fitted(tmp_path: Path) -> None:
