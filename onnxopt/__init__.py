@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from onnxopt.commands.limits import Limits
     from onnxopt.commands.merge import merge
     from onnxopt.commands.optimize import optimize
+    from onnxopt.commands.prune import prune
+    from onnxopt.commands.prune_quantize import prune_and_quantize
     from onnxopt.commands.quantize import quantize
     from onnxopt.core.io import load, save
     from onnxopt.core.query import Model
@@ -63,6 +65,8 @@ _HOMES = {
     "load_session": "run.session",
     "merge": "commands.merge",
     "optimize": "commands.optimize",
+    "prune": "commands.prune",
+    "prune_and_quantize": "commands.prune_quantize",
     "quantize": "commands.quantize",
     "save": "core.io",
 }
@@ -94,6 +98,8 @@ __all__ = [
     "load_session",
     "merge",
     "optimize",
+    "prune",
+    "prune_and_quantize",
     "quantize",
     "save",
 ]

@@ -32,6 +32,8 @@ NAMES = {
     "load_session",
     "merge",
     "optimize",
+    "prune",
+    "prune_and_quantize",
     "quantize",
     "save",
 }
@@ -41,6 +43,12 @@ def test_names_are_there_and_callable():
     assert set(onnxopt.__all__) == NAMES
     for name in NAMES:
         assert callable(getattr(onnxopt, name)), name
+
+
+def test_every_command_is_a_function_too():
+    from onnxopt.cli.main import COMMANDS
+
+    assert set(COMMANDS) <= NAMES
 
 
 def test_names_stay_functions_after_their_packages_are_imported():

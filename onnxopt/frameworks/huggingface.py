@@ -90,7 +90,6 @@ def _module(folder: Path, config: Mapping[str, Any], request: Request) -> nn.Mod
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers: Any = importlib.import_module("transformers")
     names = config.get("architectures") or ["AutoModel"]
-    kind: Any = getattr(transformers, names[0], None) or transformers.AutoModel
     options = {"local_files_only": True, "trust_remote_code": True} if request.trust else {"local_files_only": True}
     options = {**options, "attn_implementation": "eager", "dtype": "float32", "output_loading_info": True}
     if not request.trust:
@@ -98,6 +97,7 @@ def _module(folder: Path, config: Mapping[str, Any], request: Request) -> nn.Mod
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
+            kind: Any = getattr(transformers, names[0], None) or transformers.AutoModel
             module, loaded = kind.from_pretrained(folder, **options)
     except Exception as error:  # transformers raises whatever it met
         raise InputError(

@@ -26,8 +26,8 @@ Kind: TypeAlias = Literal["latency", "macs", "params"]
 CLOSE = 0.008
 """A latency this near to the goal is not adjusted further."""
 ADJUSTMENTS = 6
-SLOWER = 1.02
-"""Quick measurements above this put a model behind all others; the final measurement decides."""
+SLOWER = 1.1
+"""Quick measurements above this put a model behind all others; the final measurement decides about the rest."""
 BLOCKS = ", whole blocks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""

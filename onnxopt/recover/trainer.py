@@ -74,7 +74,7 @@ def train(
         peak: The learning rate.
         progress: Told of each step.
         events: Told of the losses.
-        time_limit: Seconds after which training ends.
+        time_limit: Seconds after which training ends; the learning rate is then as low as after the last step.
         checkpoint: Where the state is kept; a state of the same run there is continued.
         key: Says which run it is.
 
@@ -101,7 +101,9 @@ def train(
     with progress.task("training", recipe.steps) as advance:
         advance(state.step)
         while state.step < recipe.steps and not state.stopped:
-            rate = recipe.rate(state.step, peak)
+            # A time limit that ends training early ends the schedule with it.
+            late = 0.0 if time_limit is None else state.seconds / time_limit
+            rate = recipe.rate(max(state.step, int(late * recipe.steps)), peak)
             for part in optimizer.param_groups:
                 part["lr"] = rate * part["factor"]
             loss = _step(bridge, lesson, recipe, optimizer, weights, state.step)

