@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     pythons = dict(item.split("=", 1) for item in options.python)
     stored = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    rows = {(row["family"], row["model"]): row for row in stored}
+    known = {family: _cases(family) for family in families}
+    rows = {(row["family"], row["model"]): row for row in stored if row["model"] in known.get(row["family"], ())}
     for family in options.families:
         python = pythons.get(family, str(HERE.parent / f".venv-exporter-{family}" / "bin" / "python"))
-        cases: Sequence[Case] = import_module(f"benchmarks.exporters.{family}.cases").CASES
-        chosen = [case for case in cases if not options.only or case.name in options.only]
+        chosen = [case for case in known[family].values() if not options.only or case.name in options.only]
         with tempfile.TemporaryDirectory() as folder:
             if (EXPORTERS / family / "prepare.py").exists():
                 made = run([python, "-m", f"benchmarks.exporters.{family}.prepare", folder], HERE.parent, TIMEOUT_S)
@@ -60,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.out.write_text(json.dumps(document, indent=1) + "\n")
     _print(list(rows.values()))
     return int(any(row["verdict"] not in ("same", "rightly refused") for row in rows.values()))
+
+
+def _cases(family: str) -> dict[str, Case]:
+    return {case.name: case for case in import_module(f"benchmarks.exporters.{family}.cases").CASES}
 
 
 def _row(family: str, case: Case, python: str, folder: Path) -> dict[str, Any]:

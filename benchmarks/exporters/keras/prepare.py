@@ -18,7 +18,8 @@ def main(folder: Path) -> None:
     cnn = _trained(_cnn(), images[..., None], labels)
     cnn.save(folder / "cnn.keras")
     cnn.save(folder / "cnn.h5")
-    cnn.export(folder / "saved", verbose=False)
+    if keras.backend.backend() == "tensorflow":
+        cnn.export(folder / "saved", verbose=False)
     _trained(_lstm(), images, labels).save(folder / "lstm.keras")
     _trained(_transformer(), digits.data.astype(np.int32), labels).save(folder / "transformer.keras")
     model = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: 2 * x), layers.Dense(2)])

@@ -1,0 +1,94 @@
+"""What training gives back of the accuracy that noise, 4 bits or pruning took, on data without labels."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxopt.recover.recipes import RECOVERY
+
+import onnxopt
+from benchmarks.recovery.students import MNIST, ZOO, accuracy, four_bits, labelled, logits, noisy, softmax
+from onnxopt.recover.options import Training
+
+STEPS, BATCH = 100, 64
+ONE = onnxopt.Target(threads=1)
+
+
+def damaged(folder: Path) -> dict[str, Any]:
+    """Accuracy of the classifier, of the noisy one, and of that after 100 steps."""
+    student = noisy(MNIST / "mnist_cnn.onnx", folder / "noisy.onnx", 0.9, seed=0)
+    return _recovered(student, [MNIST / "mnist_cnn.onnx"], folder)
+
+
+def int4(folder: Path) -> dict[str, Any]:
+    """Of two networks: accuracy, that with weights of 4 bits, and that after 100 steps."""
+    found: dict[str, Any] = {}
+    for name, data, batch in (("orient", "calib.npz", 16), ("clutter_resnet", "unlabelled.npz", BATCH)):
+        place = ZOO / name
+        student = four_bits(place / "model.onnx", folder / f"{name}.onnx")
+        paths = {"data": place / data, "test": place / "eval.npz"}
+        found[name] = _recovered(student, [place / "model.onnx"], folder, **paths, batch=batch)
+    return found
+
+
+def ensemble(folder: Path) -> dict[str, Any]:
+    """Accuracy of three members finetuned apart, of their mean, and of one of them after it was taught by all."""
+    members: list[Path] = []
+    for seed in (1, 2, 3):
+        start = noisy(MNIST / "mnist_cnn.onnx", folder / f"start{seed}.onnx", 0.9, seed=seed)
+        members.append(folder / f"member{seed}.onnx")
+        recipe = Training(steps=STEPS, batch=BATCH, seed=seed)
+        onnxopt.finetune(start, members[-1], onnxopt.Source(str(MNIST / "calibration.npz")), recipe=recipe)
+    found = _recovered(members[0], members, folder)
+    x, labels = labelled()
+    mean = np.mean([softmax(logits(m, x)) for m in members], axis=0)
+    return {"members": [accuracy(m) for m in members], "mean": float((mean.argmax(1) == labels).mean()), **found}
+
+
+def pruned(folder: Path) -> dict[str, Any]:
+    """A ResNet at a half and a quarter of its work, closed form on 256 samples; then 100 steps on 2048; the command."""
+    place, found = ZOO / "clutter_resnet", dict[str, Any]()
+    model, test = place / "model.onnx", place / "eval.npz"
+    few, many = (onnxopt.Source(str(place / name)) for name in ("calib.npz", "unlabelled.npz"))
+    for macs in (0.5, 0.25):
+        start, output = folder / f"pruned{macs}.onnx", folder / f"recovered{macs}.onnx"
+        onnxopt.prune(model, start, few, macs=macs, target=ONE, keep_failing=True)
+        row = _recovered(start, [model], folder, data=place / "unlabelled.npz", test=test, recipe=RECOVERY)
+        report = onnxopt.prune(model, output, many, macs=macs, recover="distill", target=ONE, keep_failing=True)
+        whole = {"after": accuracy(output, test), "verdict": report.verdict.reason}
+        found[f"macs {macs:g}"] = {**row, "prune --recover distill": whole}
+    return found
+
+
+def _recovered(
+    student: Path,
+    teachers: Sequence[Path],
+    folder: Path,
+    *,
+    data: Path = MNIST / "calibration.npz",
+    test: Path = MNIST / "test.npz",
+    batch: int = BATCH,
+    recipe: Training | None = None,
+) -> dict[str, Any]:
+    with np.load(data) as stored:
+        np.savez(folder / "unlabelled.npz", **{k: stored[k] for k in stored.files if k != "labels"})
+    output = folder / "trained.onnx"
+    output.unlink(missing_ok=True)
+    report = onnxopt.distill(
+        student,
+        teachers,
+        output,
+        onnxopt.Source(str(folder / "unlabelled.npz")),
+        recipe=Training(steps=STEPS, batch=batch) if recipe is None else replace(recipe, steps=STEPS),
+        target=ONE,
+        keep_failing=True,
+    )
+    teacher, before = accuracy(teachers[0], test), accuracy(student, test)
+    after = accuracy(output, test) if output.exists() else before
+    back = (after - before) / (teacher - before) if teacher > before else None
+    return {
+        "teacher": teacher, "before": before, "after": after, "share_back": back,
+        "seconds": report.data["seconds"], "verdict": report.verdict.reason,
+    }  # fmt: skip
