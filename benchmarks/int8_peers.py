@@ -21,8 +21,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.making import capped, kept, make
-from benchmarks.methods import IDS, Entry, Method, methods, read_entry
+from benchmarks.entry import Entry, read_entry
+from benchmarks.int8.making import capped, kept, make
+from benchmarks.int8.methods import IDS, Method, methods
 from onnxopt.cli.progress import TerminalProgress
 
 HERE = Path(__file__).parent
@@ -73,8 +74,9 @@ def _make(plan: Sequence[tuple[Entry, Method]], remake: bool, progress: Terminal
 
 
 def _judge(plan: Sequence[tuple[Entry, Method]], out: Path, progress: TerminalProgress) -> int:
-    from benchmarks.int8_table import report
-    from benchmarks.judging import finite, judge_all
+    from benchmarks.findings import write
+    from benchmarks.int8.judging import judge_all
+    from benchmarks.int8.table import report
     from onnxopt.measurement.env import environment
     from onnxopt.run.target import Target
 
@@ -84,10 +86,7 @@ def _judge(plan: Sequence[tuple[Entry, Method]], out: Path, progress: TerminalPr
     judged = {entry["id"]: {**entry, "environment": block} for entry in entries}
     others = json.loads(out.read_text(encoding="utf-8"))["entries"] if out.exists() else []
     merged = {entry["id"]: entry for entry in others} | judged
-    document = finite({"entries": [merged[name] for name in IDS if name in merged]})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    print(report(document))
+    print(report(write([merged[name] for name in IDS if name in merged], out)))
     broken = [f"{e['id']} {row['method']}" for e in judged.values() for row in e["rows"] if row["broken_promise"]]
     for line in broken:
         progress.note(f"broken promise: {line}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.methods import Entry
+from benchmarks.entry import Entry
 from onnxopt.core.io import data_files, load
 from onnxopt.core.query import input_specs
 from onnxopt.data.sources import open_dataset

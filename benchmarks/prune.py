@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.methods import Entry
-from benchmarks.prune_making import kept, make
-from benchmarks.prune_plan import TASKS, Method, read
+from benchmarks.entry import Entry
+from benchmarks.pruning.making import kept, make
+from benchmarks.pruning.plan import TASKS, Method, read
 from onnxopt.cli.progress import TerminalProgress
 
 HERE = Path(__file__).parent
@@ -73,10 +73,10 @@ def _make(plan: Plan, remake: bool, progress: TerminalProgress) -> int:
 
 
 def _judge(plan: Plan, out: Path, progress: TerminalProgress) -> int:
-    from benchmarks.judging import finite
-    from benchmarks.prune_goals import check_goals
-    from benchmarks.prune_judging import judge_all
-    from benchmarks.prune_table import report
+    from benchmarks.findings import write
+    from benchmarks.pruning.goals import check_goals
+    from benchmarks.pruning.judging import judge_all
+    from benchmarks.pruning.table import report
     from onnxopt.measurement.env import environment
     from onnxopt.run.target import Target
 
@@ -91,9 +91,7 @@ def _judge(plan: Plan, out: Path, progress: TerminalProgress) -> int:
         order = [m.name for m in TASKS[entry["id"]].methods]
         rows = sorted((r for r in rows if r["method"] in order), key=lambda row: order.index(row["method"]))
         entries[entry["id"]] = {**entry, "rows": rows}
-    document = finite({"entries": [entries[name] for name in TASKS if name in entries]})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    document = write([entries[name] for name in TASKS if name in entries], out)
     print(report(document))
     return 0 if all(found.is_reached for *_, found in check_goals(document["entries"])) else 1
 

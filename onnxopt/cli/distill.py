@@ -14,12 +14,10 @@ from onnxopt.cli.options import (
     finish,
     json_option,
     output_options,
-    progress,
     source,
-    target,
     target_options,
 )
-from onnxopt.cli.training import recipe, training_options
+from onnxopt.cli.training import run_options, training_options
 from onnxopt.errors import UsageError
 
 __all__ = ["command"]
@@ -56,13 +54,6 @@ def command(
     teacher_weight: float,
     match: tuple[str, ...],
     feature_weight: float,
-    metric: str | None,
-    output_name: str | None,
-    eval_data: str | None,
-    time_limit: float | None,
-    tensorboard: Path | None,
-    keep_failing: bool,
-    dry_run: bool,
     **shared: Any,
 ) -> int:
     """Trains the weights of STUDENT to answer as the teachers do; exit 1 when that made it no better.
@@ -80,7 +71,7 @@ def command(
         teachers,
         output,
         source(shared),
-        recipe=recipe(
+        **run_options(
             shared,
             loss=loss,
             temperature=temperature,
@@ -88,14 +79,5 @@ def command(
             features=pairs,
             feature_weight=feature_weight,
         ),
-        eval_data=eval_data,
-        metric=metric,
-        output_name=output_name,
-        target=target(shared),
-        time_limit=time_limit,
-        tensorboard=tensorboard,
-        keep_failing=keep_failing,
-        dry_run=dry_run,
-        progress=progress(),
     )
     return finish(report)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxopt.cli.options import PATH, POSITIVE, NonNegative, listed
+from onnxopt.cli.options import PATH, POSITIVE, NonNegative, listed, progress, target
 
 if TYPE_CHECKING:
+    from onnxopt.commands.distill import TrainOptions
     from onnxopt.recover.options import Training
 
-__all__ = ["recipe", "training_options"]
+__all__ = ["run_options", "training_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
@@ -48,8 +49,23 @@ def training_options(function: F) -> F:
     return function
 
 
-def recipe(options: Mapping[str, Any], **more: Any) -> Training:
-    """What ``training_options`` said."""
+def run_options(options: Mapping[str, Any], **more: Any) -> TrainOptions:
+    """What ``training_options``, ``output_options`` and ``target_options`` said; ``more``: of the recipe."""
+    return {
+        "recipe": _recipe(options, **more),
+        "eval_data": options["eval_data"],
+        "metric": options["metric"],
+        "output_name": options["output_name"],
+        "target": target(options),
+        "time_limit": options["time_limit"],
+        "tensorboard": options["tensorboard"],
+        "keep_failing": options["keep_failing"],
+        "dry_run": options["dry_run"],
+        "progress": progress(),
+    }
+
+
+def _recipe(options: Mapping[str, Any], **more: Any) -> Training:
     from onnxopt.recover.options import Training
 
     names = ("steps", "batch", "optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "clip", "augment",

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import data_files, load, own_data_files
+from onnxopt.core.leftovers import leftovers
 from onnxopt.core.query import Model, TensorSpec, input_specs
 from onnxopt.core.report import JSON, Note, Table
 from onnxopt.data.dataset import Dataset
@@ -112,7 +113,7 @@ def check_output(output: Path, model: Path, *others: str | Path | None, option: 
         option: The option that names the output, for messages.
 
     Raises:
-        UsageError: It is an input, or replacing the model that is there would remove a data file of the input.
+        UsageError: It is an input, or writing it could remove a data file of the input.
         OutputError: It cannot be written.
     """
     final = check_writable(output, option=option)
@@ -123,9 +124,9 @@ def check_output(output: Path, model: Path, *others: str | Path | None, option: 
             where=str(output),
             fix=f"give another name with {option}",
         )
-    if final.exists() and inputs & own_data_files(final):
+    if inputs & (own_data_files(final) | leftovers(final)):
         raise UsageError(
-            "the model that the output would replace shares its data file with the input",
+            "the output shares its data file with the input, and replacing it could remove that",
             where=str(output),
             fix=f"give another name with {option}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from onnxopt.commands.common import Source, check_output, first_feeds, open_data, open_model, workspace
 from onnxopt.commands.distill_report import dry_report, train_report
@@ -30,33 +30,13 @@ from onnxopt.run.target import Target
 if TYPE_CHECKING:
     from onnxopt.recover.distill import Course
 
-__all__ = ["distill", "finetune"]
+__all__ = ["TrainOptions", "distill", "finetune"]
 
 
-def distill(
-    path: Path,
-    teachers: Sequence[Path],
-    output: Path,
-    source: Source | None = None,
-    *,
-    recipe: Training | None = None,
-    eval_data: str | None = None,
-    metric: str | None = None,
-    output_name: str | None = None,
-    target: Target | None = None,
-    time_limit: float | None = None,
-    tensorboard: Path | None = None,
-    keep_failing: bool = False,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Trains a model to answer as its teachers do, judges it on samples that nothing was fitted to, writes the better.
+class TrainOptions(TypedDict, total=False):
+    """What ``distill`` and ``finetune`` take by name.
 
-    Args:
-        path: The student: a pruned, quantized or smaller model; it is not changed.
-        teachers: Models with the same inputs and outputs; of several the mean of their answers teaches.
-        output: Where the result goes.
-        source: Inputs to train on, labels are optional; a part of them is held back.
+    Attributes:
         recipe: How to train.
         eval_data: Data to judge by; default: a fifth of ``source``.
         metric: Name of the metric; default: the one that fits the labels, or agreement with the teachers.
@@ -67,6 +47,35 @@ def distill(
         keep_failing: Write the result even when it is not better.
         dry_run: Say what would be done, and do nothing.
         progress: Told of each step.
+    """
+
+    recipe: Training | None
+    eval_data: str | None
+    metric: str | None
+    output_name: str | None
+    target: Target | None
+    time_limit: float | None
+    tensorboard: Path | None
+    keep_failing: bool
+    dry_run: bool
+    progress: Progress | None
+
+
+def distill(
+    path: Path,
+    teachers: Sequence[Path],
+    output: Path,
+    source: Source | None = None,
+    **options: Unpack[TrainOptions],
+) -> Report:
+    """Trains a model to answer as its teachers do, judges it on samples that nothing was fitted to, writes the better.
+
+    Args:
+        path: The student: a pruned, quantized or smaller model; it is not changed.
+        teachers: Models with the same inputs and outputs; of several the mean of their answers teaches.
+        output: Where the result goes.
+        source: Inputs to train on, labels are optional; a part of them is held back.
+        options: See ``TrainOptions``.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -76,16 +85,20 @@ def distill(
         raise UsageError(
             "there is no teacher", where="--teacher", fix="name one, or use `onnxopt finetune` with labels"
         )
-    return _train(
-        "distill", path, teachers, output, source, recipe, eval_data, metric, output_name, target, time_limit,
-        tensorboard, keep_failing, dry_run, progress,
-    )  # fmt: skip
+    return _train("distill", path, teachers, output, source, **options)
 
 
-def finetune(
+def finetune(path: Path, output: Path, source: Source | None = None, **options: Unpack[TrainOptions]) -> Report:
+    """Trains a model on labels; arguments and errors as for ``distill``."""
+    return _train("finetune", path, (), output, source, **options)
+
+
+def _train(
+    command: str,
     path: Path,
+    teachers: Sequence[Path],
     output: Path,
-    source: Source | None = None,
+    source: Source | None,
     *,
     recipe: Training | None = None,
     eval_data: str | None = None,
@@ -97,30 +110,6 @@ def finetune(
     keep_failing: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
-) -> Report:
-    """Trains a model on labels; arguments and errors as for ``distill``."""
-    return _train(
-        "finetune", path, (), output, source, recipe, eval_data, metric, output_name, target, time_limit,
-        tensorboard, keep_failing, dry_run, progress,
-    )  # fmt: skip
-
-
-def _train(
-    command: str,
-    path: Path,
-    teachers: Sequence[Path],
-    output: Path,
-    source: Source | None,
-    recipe: Training | None,
-    eval_data: str | None,
-    metric: str | None,
-    output_name: str | None,
-    target: Target | None,
-    time_limit: float | None,
-    tensorboard: Path | None,
-    keep_failing: bool,
-    dry_run: bool,
-    progress: Progress | None,
 ) -> Report:
     optional("torch", "torch")
     from onnxopt.recover.distill import prepare, run

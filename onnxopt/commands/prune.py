@@ -14,8 +14,8 @@ from onnxopt.commands.prune_file import Made, Writing
 from onnxopt.commands.prune_masks import masked, wanted_zeros
 from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
-from onnxopt.commands.quantize_data import fitted_to, split_data
-from onnxopt.commands.recovery import Recovery, check_recovery, distilled_outcome
+from onnxopt.commands.quantize_data import SEARCH_SAMPLES, fitted_to, split_data, spread
+from onnxopt.commands.recovery import Recovery, check_recovery, check_samples, distilled_outcome
 from onnxopt.core.progress import Progress, SilentProgress
 from onnxopt.core.report import Note, Report
 from onnxopt.data.dataset import Dataset
@@ -127,9 +127,11 @@ def prune(
     kept = kept_labels(model, keep)
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     fitted, held_back = split_data(source, eval_data, path, model, target, fitted_to)
+    check_samples(recover, fitted, held_back, eval_data)
+    searched = fitted if recover is None else spread(fitted, SEARCH_SAMPLES)
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:
-        ctx = Context(folder, fitted, target, source.seed, progress)
+        ctx = Context(folder, searched, target, source.seed, progress)
         feeds = first_feeds(held_back)
         clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
         writing = Writing(path, final, target, max_drop, keep_failing, accept_inconclusive)
@@ -141,8 +143,8 @@ def prune(
             if isinstance(shorter, Report):
                 return shorter
             pruner, outcome, table = shorter
-            outcome, taught, said = _taught(outcome, recover, pruner, scorer, feeds, time_limit)
-            report = prune_report(path, outcome, pruner, None, max_drop, held_back, fitted)
+            outcome, taught, said = _taught(outcome, recover, pruner, fitted, scorer, feeds, time_limit)
+            report = prune_report(path, outcome, pruner, None, max_drop, held_back, searched)
             report = replace(report, tables=(table, *report.tables[1:]), notes=(*said, *report.notes))
             steps = [_step(outcome, pruner, f"drop-blocks {drop_blocks}", importance, 1), *taught]
             return _written(_made(report, outcome, pruner, steps), writing, fitted, feeds)
@@ -160,8 +162,8 @@ def prune(
             outcome = _reach(pruner, price, goal, scorer, feeds, time_limit)
         else:
             outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
-        outcome, taught, said = _taught(outcome, recover, pruner, scorer, feeds, time_limit)
-        report = prune_report(path, outcome, pruner, goal, max_drop, held_back, fitted)
+        outcome, taught, said = _taught(outcome, recover, pruner, fitted, scorer, feeds, time_limit)
+        report = prune_report(path, outcome, pruner, goal, max_drop, held_back, searched)
         report = replace(report, notes=(*unsound, *said, *report.notes))
         if outcome.chosen.pruned is None:
             return report
@@ -174,6 +176,7 @@ def _taught(
     outcome: Outcome,
     recover: Recovery | None,
     pruner: Pruner,
+    training: Dataset,
     scorer: Scorer,
     feeds: Sequence[Feeds],
     time_limit: float,
@@ -181,7 +184,8 @@ def _taught(
     """The outcome after distillation, where it is wanted; the recipe, where that was better; what is said of it."""
     if recover is None or outcome.chosen.pruned is None:
         return outcome, (), ()
-    found, recipe, note = distilled_outcome(outcome, pruner.reference, scorer, feeds, pruner.ctx, time_limit)
+    ctx = replace(pruner.ctx, data=training)
+    found, recipe, note = distilled_outcome(outcome, pruner.reference, scorer, feeds, ctx, time_limit)
     return found, () if recipe is None else (recipe,), (note,)
 
 

@@ -18,7 +18,7 @@ from onnxopt.commands.provenance import stamp
 from onnxopt.commands.quantize_data import CALIBRATION_SAMPLES, calibrated, fitted_to, split_data, spread
 from onnxopt.commands.quantize_options import check_options, weight_options
 from onnxopt.commands.quantize_report import quantize_report, with_nonfinite, with_repairs
-from onnxopt.commands.recovery import Recovery, check_recovery, distilled_forms
+from onnxopt.commands.recovery import Recovery, check_recovery, check_samples, distilled_forms
 from onnxopt.core.atomic import check_writable
 from onnxopt.core.io import save, save_scratch
 from onnxopt.core.progress import Progress, SilentProgress
@@ -123,6 +123,7 @@ def quantize(
     final = check_output(output, path, source.path, eval_data, source.preprocess)
     check_writable(settings_path(final))
     fitted, held_back = split_data(source, eval_data, path, model, target, fitted_to if recover else calibrated)
+    check_samples(recover, fitted, held_back, eval_data)
     calibration = spread(fitted, CALIBRATION_SAMPLES) if recover else fitted
     scorer = Scorer(path, held_back, target, metric=metric, output=output_name, seed=source.seed, progress=progress)
     with workspace() as folder:

@@ -1,4 +1,4 @@
-"""The data of ``quantize``: what calibrates, and what is held back to judge by."""
+"""The data of ``quantize`` and ``prune``: what is fitted to, and what is held back to judge by."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from onnxopt.data.dataset import Dataset, evenly, split
 from onnxopt.errors import DataError
 from onnxopt.run.target import Target
 
-__all__ = ["CALIBRATION_SAMPLES", "calibrated", "fitted_to", "split_data", "spread"]
+__all__ = ["CALIBRATION_SAMPLES", "SEARCH_SAMPLES", "calibrated", "fitted_to", "split_data", "spread"]
 
 CALIBRATION_SAMPLES = 128
+SEARCH_SAMPLES = 512
+"""That pruning is searched on where training has more: what repair gains from more is little, and takes long."""
 HELD_BACK, LEAST_HELD_BACK, MOST_HELD_BACK = 0.125, 48, 0.25
 """Of the data that weights are fitted to, to judge by; at least so many, at most that share."""
 LOOKED_AT = 16

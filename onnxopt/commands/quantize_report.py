@@ -85,6 +85,7 @@ def quantize_report(
         tuple(tables),
         (
             *(n for f in attempts.fixes for n in f.notes),
+            *attempts.notes,
             *_settings(chosen, final),
             *_notes(candidates, chosen, held_back),
         ),

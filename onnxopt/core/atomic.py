@@ -1,15 +1,19 @@
 """Files that appear complete or not at all.
 
 On Linux the data go to an unnamed file (``O_TMPFILE``) which is linked into the folder only when it is complete and
-flushed, so that a killed process leaves nothing behind; elsewhere a hidden sibling takes its place.
+flushed, so that a killed process leaves nothing behind; elsewhere a hidden sibling takes its place. To replace a file
+it needs a hidden name for a moment as well. Whoever writes a file holds a lock on it, so that what a killed process has
+left can be told from what a living one is about to finish: the next commit into the folder removes it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +22,14 @@ from typing import BinaryIO
 
 from onnxopt.errors import OutputError
 
-__all__ = ["Pending", "check_writable", "pending", "write_atomic"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Pending", "check_writable", "pending", "remove_abandoned", "write_atomic"]
 
 MODE = 0o666
+PREFIX, SUFFIX = ".onnxopt-", ".partial"
+HIDDEN = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,16 @@ class Pending:
                 os.fsync(folder)
         finally:
             os.close(folder)
+        for file in path.parent.iterdir():
+            if HIDDEN.fullmatch(file.name):
+                remove_abandoned(file)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at ``path`` is this one."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), path.stat())
+        except FileNotFoundError:
+            return False
 
     def flush(self) -> None:
         """Brings what was written to disk, or where it need not last, to the system."""
@@ -81,7 +100,7 @@ def pending(folder: Path, *, option: str = "-o", durable: bool = True) -> Genera
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full.
     """
-    hidden = folder / f".{secrets.token_hex(8)}.partial"
+    hidden = folder / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
     try:
         descriptor, unnamed = _open(folder, hidden)
         with os.fdopen(descriptor, "w+b") as file:
@@ -109,6 +128,18 @@ def write_atomic(path: Path, payload: bytes, *, option: str = "-o", durable: boo
     with pending(final.parent, option=option, durable=durable) as draft:
         draft.file.write(payload)
         draft.commit(final)
+
+
+def remove_abandoned(file: Path) -> None:
+    """Removes ``file``, which a commit has made, unless a process is still about to finish what it belongs to."""
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            return
+        with file.open("r+b") as stream:
+            if _lock(stream.fileno()):
+                file.unlink()
+    except OSError:  # it is gone already, or not ours to remove
+        return
 
 
 def check_writable(path: Path, *, option: str = "-o") -> Path:
@@ -144,13 +175,33 @@ def check_writable(path: Path, *, option: str = "-o") -> Path:
 
 
 def _open(folder: Path, hidden: Path) -> tuple[int, bool]:
+    """A file that is locked until it is closed, and whether it has no name."""
     if hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir():
         try:
-            return os.open(folder, os.O_TMPFILE | os.O_RDWR, MODE), True
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, MODE)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-    return os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE), False
+        else:
+            _lock(descriptor)
+            return descriptor, True
+    descriptor = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE)
+    _lock(descriptor, wait=True)
+    if hidden.exists():
+        return descriptor, False
+    os.close(descriptor)  # another process took it for one that was left before it was locked
+    return _open(folder, hidden)
+
+
+def _lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Locks an open file until it is closed; ``False``: another has locked it, or files cannot be locked there."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _output_error(path: Path, error: OSError, option: str) -> OutputError:

@@ -3,13 +3,13 @@
 Loading checks the external data (presence, length, containment) before anything is read. Saving is atomic: a killed
 process leaves the old file or the new one. Weights move to one external file when the model would pass protobuf's 2 GB
 limit; that file carries its content hash in its name, so that the previous pair stays valid until the model file itself
-is replaced.
+is replaced, and a save that is killed at any moment leaves a pair that loads. What it may leave beside that, the next
+save removes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +20,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper, numpy_helper
 
-from onnxopt.core.atomic import check_writable, pending, write_atomic
+from onnxopt.core.atomic import check_writable, pending, remove_abandoned, write_atomic
 from onnxopt.core.external import initializers, locations, resolve
+from onnxopt.core.leftovers import HASH_LENGTH, is_own_name, leftovers
 from onnxopt.core.proto import from_proto, to_proto
 from onnxopt.core.query import Model
 from onnxopt.core.tensors import borrow, read, tensor_bytes
@@ -43,7 +44,6 @@ EXTERNAL_THRESHOLD = 1_800_000_000
 OPTIONAL_INPUTS = 4
 """The IR version since which an initializer need not be an input."""
 ALIGNMENT = 64
-HASH_LENGTH = 16
 KEEP_INLINE = 1024
 """Tensors up to this many bytes stay in the model file even when the rest is external."""
 
@@ -89,13 +89,12 @@ def save_scratch(model: Model, path: Path) -> None:
 
 def _save(model: Model, path: Path, threshold: int, *, durable: bool) -> None:
     path = check_writable(path)
-    stale = own_data_files(path)
     if total_bytes(model) > threshold:
         _save_external(model, path, durable=durable)
     else:
         write_atomic(path, _payload(_inlined(model), path), durable=durable)
-    for old in stale - own_data_files(path):
-        old.unlink(missing_ok=True)
+    for old in leftovers(path):
+        remove_abandoned(old)
 
 
 def total_bytes(model: Model) -> int:
@@ -180,16 +179,15 @@ def _normalize(proto: onnx.ModelProto) -> None:
 
 
 def own_data_files(path: Path) -> set[Path]:
-    """The data files that an earlier ``save`` to ``path`` has made, which the next one removes."""
-    named = rf"{re.escape(path.stem)}\.[0-9a-f]{{{HASH_LENGTH}}}\.data"
+    """The data files of the model at ``path`` that a ``save`` has made."""
     try:
         # Reading the model takes long, and there is no need where no file has such a name.
-        if not any(re.fullmatch(named, f.name) for f in path.parent.iterdir()):
+        if not any(is_own_name(f.name, path) for f in path.parent.iterdir()):
             return set()
         files = data_files(path)[1:]
     except (ModelError, OSError):
         return set()
-    return {f for f in files if re.fullmatch(named, f.name)}
+    return {f for f in files if is_own_name(f.name, path)}
 
 
 def _payload(model: Model, path: Path) -> bytes:
@@ -231,7 +229,7 @@ def _save_external(model: Model, path: Path, *, durable: bool) -> None:
             data.commit(target)
             main.commit(path)
         except BaseException:
-            if is_new:
+            if is_new and not main.is_at(path):  # it may be too late to stop
                 target.unlink(missing_ok=True)
             raise
 

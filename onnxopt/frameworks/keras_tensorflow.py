@@ -18,6 +18,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.content import Digest
 from onnxopt.frameworks.base import Exporter
 from onnxopt.frameworks.drawing import batch_symbol, feeds_of
+from onnxopt.frameworks.keras_call import flat_call
 from onnxopt.run.session import Feeds
 
 __all__ = ["NEWEST_OPSET", "OPSET", "KerasTensorFlow", "named", "versions_of"]
@@ -57,12 +58,8 @@ class KerasTensorFlow:
 
     def run(self, feeds: Feeds) -> tuple[Array, ...]:
         """The outputs in inference mode."""
-        tree = self.keras.tree
         values = [self.keras.ops.convert_to_tensor(feeds[spec.name]) for spec in self.inputs]
-        structure = getattr(self.model, "_inputs_struct", None)
-        structure = self.model.inputs if structure is None else structure
-        packed = values[0] if len(values) == 1 else tree.pack_sequence_as(structure, values)
-        found = tree.flatten(self.model(packed, training=False))
+        found = flat_call(self.model, values)
         return tuple(np.asarray(self.keras.ops.convert_to_numpy(y)) for y in found)
 
     def fingerprint(self) -> str:

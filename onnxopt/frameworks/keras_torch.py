@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onnxopt.core.query import TensorSpec
 from onnxopt.frameworks.base import Original
+from onnxopt.frameworks.keras_call import flat_call
 from onnxopt.frameworks.torch_flat import Flat
 from onnxopt.frameworks.torch_model import TorchModel
 
@@ -18,17 +19,13 @@ __all__ = ["keras_torch"]
 class _Call(nn.Module):
     """A Keras model as a function of flat tensors, in inference mode."""
 
-    def __init__(self, keras: Any, model: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._flatten, self._pack = keras.tree.flatten, keras.tree.pack_sequence_as
-        self._structure = getattr(model, "_inputs_struct", None)
-        self._structure = model.inputs if self._structure is None else self._structure
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs, flat."""
-        packed = tensors[0] if len(tensors) == 1 else self._pack(self._structure, list(tensors))
-        return tuple(self._flatten(self.model(packed, training=False)))
+        return tuple(flat_call(self.model, tensors))
 
 
 def keras_torch(
@@ -40,7 +37,7 @@ def keras_torch(
     below: Mapping[str, int],
 ) -> Original:
     """The model with the exporters of PyTorch."""
-    flat = Flat(_Call(keras, model), None)
+    flat = Flat(_Call(model), None)
     flat.eval()
     versions = {"keras": str(keras.__version__)}
     return TorchModel(flat, inputs, sizes, below, tuple(outputs), (), versions, "keras")

@@ -12,13 +12,13 @@ import ast
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from onnxopt.core.query import Model, TensorSpec
 from onnxopt.core.tensors import Array
+from onnxopt.frameworks.parity import differing
 from onnxopt.frameworks.torch_flat import Flat, array_from, tensor_from
 from onnxopt.run.session import Feeds
 
@@ -64,7 +64,8 @@ def program_values(
             return {}
         expected = flat(*tensors.values())
     outputs = [item for item in cast(Sequence[object], found) if isinstance(item, Tensor)]
-    if len(outputs) != len(expected) or not all(map(_near, outputs, expected)):
+    pairs = [(array_from(first), array_from(second)) for first, second in zip(outputs, expected, strict=False)]
+    if len(outputs) != len(expected) or any(differing(*pair, SAME) for pair in pairs):
         return {}
     return {name: array_from(value) for name, value in recorder.values.items()}
 
@@ -123,13 +124,3 @@ def scopes(node: ir.Node, known: Collection[str]) -> tuple[str, ...]:
             break
         found.append(name)
     return tuple(found)
-
-
-def _near(found: Tensor, expected: Tensor) -> bool:
-    first, second = array_from(found), array_from(expected)
-    if first.shape != second.shape:
-        return False
-    if first.dtype.kind != "f":
-        return bool(np.array_equal(first, second))
-    scale = float(np.max(np.abs(second), initial=1e-3))
-    return bool(np.max(np.abs(first - second), initial=0.0) <= SAME * scale)

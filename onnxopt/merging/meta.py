@@ -6,6 +6,7 @@ together (probabilities where the task is one of classes), and gives ``(n, class
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -141,9 +142,7 @@ def _opened(
         return Path(meta).name, load(Path(meta))
     if isinstance(meta, str) and Path(meta).suffix.lower() in (".joblib", ".pkl", ".pickle", ".skops"):
         raise UsageError(
-            "a fitted meta-model is given as ONNX",
-            where=f"--meta {meta}",
-            fix=f"onnxopt export {meta} -o meta.onnx, then --meta meta.onnx; module:function is fitted here",
+            "a fitted meta-model is given as ONNX", where=f"--meta {meta}", fix=_how_to_export(meta, version)
         )
     if isinstance(meta, str) and ":" not in meta:
         raise UsageError(
@@ -159,6 +158,15 @@ def _opened(
     optional("skl2onnx", "sklearn")
     points = points_of(calls, forms, task)
     return type(estimator).__name__, _converted(estimator, points, task, width, version)
+
+
+def _how_to_export(meta: str, version: int) -> str:
+    """The command that makes a meta-model of opset ``version`` at most of an estimator in a file, ready to be run."""
+    is_pickle = Path(meta).suffix.lower() != ".skops"
+    options = (" --trust" if is_pickle else "") + (f" --opset {version}" if version < OPSET else "")
+    warning = " (a pickle can run any code: only where you know who made it)" if is_pickle else ""
+    command = f"onnxopt export {shlex.quote(meta)}{options} -o meta.onnx"
+    return f"`{command}`{warning}, then --meta meta.onnx; module:function is fitted here"
 
 
 def _made(name: str) -> object:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxopt.core.edit import Editor, graph_of
 from onnxopt.core.query import Model, constant, graphs
 from onnxopt.passes.constants import KEEP, is_op
+from onnxopt.quantization.existing import dequantizer
 from onnxopt.quantization.select import ACTIVATIONS
 
 __all__ = ["protect_float", "unprotect"]
@@ -56,10 +57,10 @@ def _would_be_taken(value: ir.Value) -> bool:
         node = node.inputs[0].producer()
     if node is None or not is_op(node, *TAKEN) or node.inputs[0] is None:
         return False
-    data, weight = node.inputs[0].producer(), constant(node.inputs[1])
+    weight = constant(node.inputs[1])
     same = value.producer()
     return (
-        is_op(data, "DequantizeLinear")
+        dequantizer(node.inputs[0]) is not None
         and weight is not None
         and weight.dtype == ir.DataType.FLOAT
         and same is not None

@@ -22,8 +22,8 @@ from onnxopt.core.query import Model, constant, graphs, label, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, borrow
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import is_op
 from onnxopt.quantization.affine import WeightRange, quantize_array, weight_scale
+from onnxopt.quantization.existing import has_quantized_weight
 from onnxopt.quantization.patterns import excluded, left_float
 from onnxopt.quantization.portability.weights import ZERO, as_unsigned, narrow_scale
 from onnxopt.quantization.recurrent import RECURRENT, quantize_lstm, recurrent_reason
@@ -99,8 +99,7 @@ def macs_share(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> float:
 
 def dynamic_reason(node: ir.Node) -> str | None:
     """Why a Conv, MatMul, Gemm, LSTM, GRU or RNN has no dynamic integer form; ``None`` when it has one."""
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if weight is not None and is_op(weight.producer(), "DequantizeLinear"):
+    if has_quantized_weight(node):
         return "its weight is quantized already"
     if node.op_type in RECURRENT:
         return recurrent_reason(node)

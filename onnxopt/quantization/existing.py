@@ -16,7 +16,7 @@ from onnxopt.errors import ModelError, NothingChangedError
 from onnxopt.passes.constants import array_of, is_op
 from onnxopt.quantization.select import COMPUTE
 
-__all__ = ["existing_grid", "is_integer", "leaves_on_grid", "require_float"]
+__all__ = ["dequantizer", "existing_grid", "has_quantized_weight", "is_integer", "leaves_on_grid", "require_float"]
 
 INTEGER_COMPUTE = frozenset(
     {
@@ -61,10 +61,20 @@ def is_integer(node: ir.Node) -> bool:
     """Whether the node computes on integer weights, itself or through a DequantizeLinear."""
     if node.op_type in INTEGER_COMPUTE:
         return True
-    if node.op_type not in COMPUTE or node.domain != "" or len(node.inputs) < 2 or node.inputs[1] is None:
-        return False
-    producer = node.inputs[1].producer()
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    return node.op_type in COMPUTE and node.domain == "" and has_quantized_weight(node)
+
+
+def has_quantized_weight(node: ir.Node) -> bool:
+    """Whether the second input of the node is dequantized."""
+    return len(node.inputs) > 1 and dequantizer(node.inputs[1]) is not None
+
+
+def dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear, of ONNX or of ONNX Runtime's own domain, that makes ``value``; ``None``: another node."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.domain not in ("", "com.microsoft"):
+        return None
+    return producer
 
 
 def existing_grid(value: ir.Value, dtype: np.dtype[np.integer]) -> tuple[np.float32, int] | None:
@@ -72,8 +82,8 @@ def existing_grid(value: ir.Value, dtype: np.dtype[np.integer]) -> tuple[np.floa
 
     A DequantizeLinear of a constant is none: what reads it has no data.
     """
-    producer = value.producer()
-    if producer is None or not is_op(producer, "DequantizeLinear") or constant(producer.inputs[0]) is not None:
+    producer = dequantizer(value)
+    if producer is None or constant(producer.inputs[0]) is not None:
         return None
     return _grid(producer, dtype)
 

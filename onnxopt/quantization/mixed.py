@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import onnx_ir as ir
-
 from onnxopt.core.query import Model, label, nodes
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.constants import is_op
 from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.existing import has_quantized_weight
 from onnxopt.quantization.patterns import excluded, matching
 from onnxopt.quantization.recurrent import RECURRENT
 from onnxopt.quantization.select import COMPUTE
@@ -51,7 +49,8 @@ class MixedQuantize:
         patterns = tuple(p for p in self.dynamic.exclude if matching(nodes(first.model), p))
         second = replace(self.dynamic, exclude=patterns)
         if self.dynamic_nodes is not None:
-            rest = [label(n) for n in nodes(first.model) if n.op_type in COMPUTE | RECURRENT and _is_float(n)]
+            layers = [n for n in nodes(first.model) if n.op_type in COMPUTE | RECURRENT]
+            rest = [label(n) for n in layers if not has_quantized_weight(n)]
             second = replace(second, keep_float=(*second.keep_float, *(name for name in rest if name not in chosen)))
         result = second.run(first.model, ctx)
         # The second pass sees what the first has quantized, and says of it only that it is.
@@ -60,8 +59,3 @@ class MixedQuantize:
         named = {n.node for n in known}
         other = tuple(n for n in result.notes if n.node not in named and not n.reason.endswith("is quantized already"))
         return PassResult(result.model, first.changes + result.changes, (*known, *other))
-
-
-def _is_float(node: ir.Node) -> bool:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    return weight is None or not is_op(weight.producer(), "DequantizeLinear")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxopt.core.cost import COUNTERS
 from onnxopt.core.query import Model, constant, nodes
-from onnxopt.quantization.existing import INTEGER_COMPUTE
+from onnxopt.quantization.existing import INTEGER_COMPUTE, dequantizer
 
 __all__ = ["precision"]
 
@@ -76,10 +76,12 @@ def _dequantized(value: ir.Value) -> ir.DataType | None:
     """The stored type of what DequantizeLinear makes of it, through layout changes; ``None``: it comes from another."""
     producer = value.producer()
     while producer is not None and producer.op_type in ("Transpose", "Reshape") and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
-    if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
+        value = producer.inputs[0]
+        producer = value.producer()
+    found = dequantizer(value)
+    source = None if found is None else found.inputs[0]
+    if source is None:
         return None
-    source = producer.inputs[0]
     tensor = constant(source)
     return tensor.dtype if tensor is not None else source.dtype or ir.DataType.INT8
 

@@ -15,8 +15,20 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError
 
-__all__ = ["Call", "Joining", "Reader", "Split", "chosen", "find_joining", "group", "split_three"]
+__all__ = [
+    "LEAST_TRAINED",
+    "Call",
+    "Joining",
+    "Reader",
+    "Split",
+    "chosen",
+    "find_joining",
+    "group",
+    "split_three",
+]
 
+LEAST_TRAINED = 2
+"""To train on and to choose the best step by, where others judge."""
 MOST_BYTES = 512 << 20
 """Samples that are held in memory; the rest is read again when its turn comes."""
 CLOSE = 0.02
@@ -45,7 +57,7 @@ def split_three(data: Dataset, judged: Dataset | None, *, seed: int) -> Split:
         DataError: There are too few samples.
     """
     count = len(data)
-    if count < (2 if judged is not None else 4):
+    if count < (LEAST_TRAINED if judged is not None else 2 * LEAST_TRAINED):
         raise DataError(
             f"{count} samples are too few to train on some and judge by others",
             where=data.source,

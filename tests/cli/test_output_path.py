@@ -81,6 +81,14 @@ def test_a_data_file_that_input_and_old_output_share_is_kept(tmp_path: Path, ref
     refused(2, ["quantize", tmp_path / "copy.onnx", "-o", tmp_path / "out.onnx"], "shares its data file")
 
 
+def test_a_data_file_of_the_input_that_the_output_would_take_for_its_own_is_kept(
+    tmp_path: Path, refused: Refused
+) -> None:
+    save(load(write(mlp(), tmp_path / "m.onnx")), tmp_path / "out.onnx", threshold=0)
+    (tmp_path / "out.onnx").rename(tmp_path / "renamed.model")
+    refused(2, ["optimize", tmp_path / "renamed.model", "-o", tmp_path / "out.onnx"], "shares its data file")
+
+
 def test_the_demo_checks_its_output_first(tmp_path: Path, refused: Refused) -> None:
     refused(3, ["demo", "-o", tmp_path / "nowhere" / "out.onnx"], "does not exist")
 

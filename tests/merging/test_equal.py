@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,10 +167,29 @@ def test_a_meta_model_of_scikit_learn_is_fitted_and_written_into_the_graph(
     assert (run(output, x).argmax(axis=1) == estimator.predict(features)).mean() > 0.97
 
 
-def test_a_fitted_meta_model_is_asked_for_as_onnx(tmp_path: Path, data: Path) -> None:
-    paths = [net(tmp_path / f"{k}.onnx", k) for k in (1, 2)]
-    with pytest.raises(UsageError, match=r"onnxopt export meta\.joblib"):
-        merged(paths, tmp_path, data, Stack("meta.joblib"))
+@pytest.mark.parametrize(("name", "opset"), [("meta.joblib", 17), ("my meta.pkl", 13), ("meta.skops", 17)])
+def test_a_fitted_meta_model_is_asked_for_as_onnx_by_a_command_that_works(
+    name: str, opset: int, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skl2onnx", reason="estimators are converted by skl2onnx")
+    import joblib
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    from onnxopt.cli.main import run as run_command
+
+    paths = [net(tmp_path / f"{k}.onnx", k, opset=opset) for k in (1, 2)]
+    known = np.load(data)
+    features = np.concatenate([run(p, known["x"]) for p in paths], axis=1)
+    estimator = LogisticRegression().fit(features, known["labels"])
+    (skops.io if name.endswith(".skops") else joblib).dump(estimator, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is given as ONNX") as refused:
+        merged(paths, tmp_path, data, Stack(name))
+    command = shlex.split(refused.value.fix.split("`")[1])
+    assert command[0] == "onnxopt" and run_command(command[1:]) == 0
+    output = merged(paths, tmp_path, data, Stack("meta.onnx"))
+    assert (run(output, known["x"]).argmax(axis=1) == estimator.predict(features)).mean() > 0.97
 
 
 def test_a_series_hands_the_output_on_with_glue(tmp_path: Path) -> None:

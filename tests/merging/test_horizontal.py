@@ -90,6 +90,13 @@ CASES = {
     "flattened": (TABLE, "a = MatMul(x, m)  y = Flatten(a)"),
     "limited": (ROWS, "a = MatMul(x, m)  l = Constant<value = float {0.0}>()  y = Clip(a, l)"),
     "chosen": (ROWS, "a = MatMul(x, m)  b = Greater(a, v)  y = Where(b, a, u)"),
+    "rare functions": (
+        ROWS,
+        """
+        a = MatMul(x, m)  b = Asinh(a)  d = Sinh(b)  e = Shrink<lambd = 0.1, bias = 0.1>(d)  f = IsNaN(e)
+        g = Where(f, u, e)  h = Cosh(b)  i = Atanh(x)  j = IsInf(i)  n = Where(j, h, g)  y = Mul(n, b)
+        """,
+    ),
     "conv": (IMAGE, "y = Conv<pads = [1, 1, 1, 1]>(x, k, c)"),
     "convs": (IMAGE, "a = Conv(x, k8)  b = Relu(a)  d = Conv<group = 8>(b, deep)  y = GlobalAveragePool(d)"),
     "grouped input": (IMAGE, "y = Conv<group = 4>(x, kg, c)"),
@@ -109,6 +116,18 @@ CASES = {
         "a = Conv(x, k)  g = GlobalAveragePool(a)  h = Conv(g, k11)  s = Sigmoid(h)  y = Mul(a, s)",
     ),
     "to rows": (IMAGE, "a = Conv(x, k)  g = ReduceMean<axes = [2, 3], keepdims = 0>(a)  y = Gemm(g, k44)"),
+    "rare functions of channels": (
+        IMAGE,
+        "a = Conv(x, k)  b = Tan(a)  d = Shrink(b)  e = IsInf(d)  f = Where(e, a, d)  y = Conv(f, k11)",
+    ),
+    "rare sums of channels": (
+        IMAGE,
+        """
+        a = Conv(x, k)  b = ReduceL1<axes = [2, 3]>(a)  d = ReduceLogSumExp<axes = [-1, -2]>(a)
+        e = ReduceSumSquare<axes = [2, 3]>(a)  f = ReduceProd<axes = [3]>(a)  g = ReduceLogSum<axes = [2]>(e)
+        h = Add(b, d)  i = Add(h, g)  j = ReduceMax<axes = [2]>(f)  y = Add(i, j)
+        """,
+    ),
     "to rows by flatten": (IMAGE, "a = Conv(x, k)  g = Flatten(a)  y = Gemm(g, wide)"),
     "to rows by reshape": (
         IMAGE,

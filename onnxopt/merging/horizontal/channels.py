@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.core.operators import BROADCAST, POOLS, REDUCTIONS, UNARY
 from onnxopt.core.tensors import Array
-from onnxopt.merging.horizontal.leading import NARY, UNARY
 from onnxopt.merging.horizontal.stacks import Channels, Leading, Refusal, Same, Stacker, State
 from onnxopt.merging.horizontal.step import Rule, Step, with_limits
 
@@ -162,15 +162,12 @@ def _resize(step: Step, stacker: Stacker) -> Result:
 ONLY_CHANNELS: dict[str, Rule] = {
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _normalization),
-    **dict.fromkeys(
-        ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"),
-        _pool,
-    ),
+    **dict.fromkeys(POOLS, _pool),
 }
 """Operators whose channels are on axis 1, whatever their input is."""
 CHANNELS: dict[str, Rule] = {
-    **dict.fromkeys(UNARY | NARY, _elementwise),
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
+    **dict.fromkeys((*UNARY, *BROADCAST, "PRelu"), _elementwise),
+    **dict.fromkeys(REDUCTIONS, _reduction),
     "Clip": with_limits(_elementwise),
     "Flatten": _flatten,
     "Pad": _pad,

@@ -8,41 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.draw import Attribute
+from onnxopt.core.operators import BROADCAST, REDUCTIONS, UNARY
 from onnxopt.merging.horizontal.products import batch_norm, gemm, layer_norm, matmul
 from onnxopt.merging.horizontal.stacks import Leading, Refusal, Same, Stacker, State
 from onnxopt.merging.horizontal.step import OPEN, UNKNOWN, Rule, Step, moved, with_limits
 
-__all__ = ["LEADING", "NARY", "UNARY"]
+__all__ = ["LEADING"]
 
-UNARY = frozenset(
-    {
-        *(
-            "Abs",
-            "Acos",
-            "Asin",
-            "Atan",
-            "Cast",
-            "Ceil",
-            "Celu",
-            "Cos",
-            "Dropout",
-            "Elu",
-            "Erf",
-            "Exp",
-            "Floor",
-            "Gelu",
-        ),
-        *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu"),
-        *("Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh"),
-        "ThresholdedRelu",
-    }
-)
-NARY = frozenset(
-    {
-        *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
-        *("Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where", "Xor"),
-    }
-)
 Result = Sequence[State] | Refusal
 
 
@@ -196,14 +168,11 @@ def _expand(step: Step, stacker: Stacker) -> Result:
 
 LEADING: dict[str, Rule] = {
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(NARY, _nary),
+    **dict.fromkeys((*BROADCAST, "PRelu"), _nary),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _at_axis(-1)),
     **dict.fromkeys(("ArgMax", "ArgMin", "Split"), _at_axis(0)),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _with_axes(1)),
-    **dict.fromkeys(
-        [f"Reduce{k}" for k in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")],
-        _with_axes(1),
-    ),
+    **dict.fromkeys(REDUCTIONS, _with_axes(1)),
     "BatchNormalization": batch_norm,
     "Clip": with_limits(_unary),
     "Concat": _concat,

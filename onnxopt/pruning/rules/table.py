@@ -4,40 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from onnxopt.core.operators import BROADCAST, POOLS, REDUCTIONS, UNARY
 from onnxopt.pruning.rules import attention, elementwise, indexing, layout, linear, norms, recurrent, reshaping
 from onnxopt.pruning.rules.einsum import einsum
 from onnxopt.pruning.walk import Rule
 
 __all__ = ["RULES"]
 
-UNARY = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos"),
-    *(
-        "Cosh",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-    ),
-    *("LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign"),
-    *("Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-)
-BROADCAST = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean", "Where", "And", "Or", "Xor", "Equal", "Greater", "Less")
-POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
-REDUCTIONS = tuple(
-    f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-)
-
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op): elementwise.unary for op in UNARY},
-    **{("", op): elementwise.broadcast for op in (*BROADCAST, "GreaterOrEqual", "LessOrEqual")},
+    **{("", op): elementwise.broadcast for op in BROADCAST},
     **{("", op): elementwise.divide for op in ("Div", "Pow", "Mod")},
     **{("", op): elementwise.pool for op in POOLS},
     **{("", op): elementwise.reduce for op in REDUCTIONS},

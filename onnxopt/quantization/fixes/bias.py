@@ -21,6 +21,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
 from onnxopt.passes.constants import array_of, is_op, single_reader
+from onnxopt.quantization.existing import dequantizer
 from onnxopt.quantization.select import weight_axis
 from onnxopt.run.tap import tap
 
@@ -147,8 +148,8 @@ class _Slot:
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         node.replace_input_with(index, new)
-        producer = None if old is None else old.producer()
-        if producer is not None and is_op(producer, "DequantizeLinear") and not producer.outputs[0].uses():
+        producer = dequantizer(old)
+        if producer is not None and not producer.outputs[0].uses():
             remove_node(producer)
         else:
             clear_unused([old])
@@ -180,10 +181,10 @@ def _slot(node: ir.Node) -> _Slot | None:
 
 
 def _scale(value: ir.Value | None) -> Array | None:
-    producer = None if value is None else value.producer()
-    return array_of(producer.inputs[1]) if producer is not None and is_op(producer, "DequantizeLinear") else None
+    producer = dequantizer(value)
+    return None if producer is None else array_of(producer.inputs[1])
 
 
 def _codes(value: ir.Value) -> Array | None:
-    producer = value.producer()
-    return array_of(producer.inputs[0]) if producer is not None and is_op(producer, "DequantizeLinear") else None
+    producer = dequantizer(value)
+    return None if producer is None else array_of(producer.inputs[0])

@@ -19,14 +19,12 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, graph_of
 from onnxopt.core.query import Model, constant, label
-from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array, read
-from onnxopt.errors import DataError
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_op, single_reader
 from onnxopt.quantization.fixes.regions import Region, weight_reason
 from onnxopt.quantization.fixes.rescale import rescale
-from onnxopt.quantization.fixes.smooth import Channels, best_scale, expected_noise, observe, smoothed_regions
+from onnxopt.quantization.fixes.smooth import Channels, best_scale, change_each, expected_noise, smoothed_regions, views
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.quantization.select import compute_reason, flag, keep_float, weight_axis
 
@@ -57,24 +55,14 @@ class EvenOut:
         Raises:
             DataError: There are no data to observe.
         """
-        if ctx.data is None:
-            raise DataError("finding outliers needs data to observe", where=self.name, fix="give --data")
-        regions = _unreached(model)
-        channels = observe(model, regions, ctx.data, ctx)
-        editor, count, notes = Editor(model), 0, list[Note]()
-        for region in regions:
-            seen = [channels[node] for node in region.readers]
-            where = label(region.readers[0])
-            if not all(np.isfinite(c.energy).all() for c in seen):
-                notes.append(Note(where, "kept", "it reads NaN or infinite values on the calibration data"))
-                continue
-            outliers, scale, share = _best(region, seen, self.scheme)
-            if share > WORTH:
-                notes.append(Note(where, "kept", f"neither scales nor a float path lower its noise below {share:.0%}"))
-                continue
-            _rewrite(editor, region, outliers, scale)
-            count += 1
-        return PassResult(model, count, tuple(notes))
+        return change_each(self.name, _unreached(model), self._even_out, model, ctx)
+
+    def _even_out(self, editor: Editor, region: Region, seen: list[Channels]) -> str | None:
+        outliers, scale, share = _best(views(region), seen, self.scheme)
+        if share > WORTH:
+            return f"neither scales nor a float path lower its noise below {share:.0%}"
+        _rewrite(editor, region, outliers, scale)
+        return None
 
 
 def _unreached(model: Model) -> list[Region]:
@@ -94,24 +82,25 @@ def _unreached(model: Model) -> list[Region]:
     return list(found.values())
 
 
-def _best(region: Region, seen: list[Channels], scheme: QuantScheme) -> tuple[Array, Array, float]:
+def _best(weights: list[Array], seen: list[Channels], scheme: QuantScheme) -> tuple[Array, Array, float]:
     """Outlier channels, scales, and the noise that is left as a share of what it is now.
 
     More outlier channels, and scales at all, are taken only for a good deal less noise.
     """
     size = np.max([np.maximum(-c.low, c.high) for c in seen], axis=0)
     order = np.argsort(-size, kind="stable")
-    plain = np.ones(region.channels)
-    now = expected_noise(region, seen, plain, scheme)
+    plain = np.ones(len(size))
+    now = expected_noise(weights, seen, scheme)(plain)
     if now <= 0:
         return order[:0], plain, 1.0
     kept = (order[:0], plain, 1.0)
     count = 0
-    while count <= min(MOST_OUTLIERS, region.channels // 8):
+    while count <= min(MOST_OUTLIERS, len(size) // 8):
         outliers = order[:count]
         left = [c.without(outliers) for c in seen]
-        for scale in (plain, best_scale(region, left, scheme)[0]):
-            share = expected_noise(region, seen, scale, scheme, left=left) / now
+        noise = expected_noise(weights, seen, scheme, left=left)
+        for scale in (plain, best_scale(weights, left, scheme)[0]):
+            share = noise(scale) / now
             if share < FURTHER * kept[2]:
                 kept = (outliers, scale, share)
         count = 2 * count or 1

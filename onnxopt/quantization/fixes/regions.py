@@ -53,8 +53,8 @@ class Region:
 
     @property
     def name(self) -> str:
-        """What messages call it: the node that writes it first."""
-        return label(self.writers[0])
+        """What messages call it: the node that writes it first, or that reads it."""
+        return label((self.writers or self.readers)[0])
 
     def why_not(self) -> str | None:
         """Why it cannot be scaled as it is; ``None`` when it can."""

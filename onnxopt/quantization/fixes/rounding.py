@@ -29,8 +29,9 @@ from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
-from onnxopt.passes.constants import array_of, is_op, single_reader
+from onnxopt.passes.constants import array_of, single_reader
 from onnxopt.passes.gram import Gram, Reads, observe
+from onnxopt.quantization.existing import dequantizer
 from onnxopt.quantization.scheme import Grid
 from onnxopt.quantization.select import weight_axis
 
@@ -223,8 +224,8 @@ class _Layer:
 def _layer(node: ir.Node, weight: Array, value: str, key: str, *, centered: bool) -> _Layer | None:
     """``None`` where other layers have the same codes."""
     dequantized = node.inputs[1]
-    producer = None if dequantized is None else dequantized.producer()
-    if dequantized is None or producer is None or not is_op(producer, "DequantizeLinear"):
+    producer = dequantizer(dequantized)
+    if dequantized is None or producer is None:
         raise ValueError(f"{label(node)!r} has no integer weight")
     codes, scale = producer.inputs[0], array_of(producer.inputs[1])
     if codes is None or scale is None:

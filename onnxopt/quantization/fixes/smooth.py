@@ -8,9 +8,9 @@ Regions are those of ``regions``: behind a norm, but also behind a Conv, as in c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -27,11 +27,12 @@ from onnxopt.quantization.fixes.rescale import SCALES, matrix, rescale
 from onnxopt.quantization.scheme import CPU_X86, QuantScheme
 from onnxopt.run.tap import tap
 
-__all__ = ["Channels", "Smooth", "best_scale", "expected_noise", "observe", "smoothed_regions"]
+__all__ = ["Channels", "Smooth", "best_scale", "change_each", "expected_noise", "smoothed_regions", "views"]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WORTH = 0.9
 """The expected noise must fall to this share of what it was for a region to be scaled."""
+NOT_FINITE = "it has NaN or infinite values on the calibration data"
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,16 @@ class Smooth:
         Raises:
             DataError: There are no data to observe.
         """
-        if ctx.data is None:
-            raise DataError("smoothing needs data to observe", where=self.name, fix="give --data")
         regions, notes = smoothed_regions(model)
-        channels = observe(model, regions, ctx.data, ctx)
-        editor, count = Editor(model), 0
-        for region in regions:
-            seen = [channels[node] for node in region.readers]
-            if not all(np.isfinite(c.energy).all() for c in seen):
-                notes.append(Note(region.name, "kept", "it has NaN or infinite values on the calibration data"))
-                continue
-            scale, share = best_scale(region, seen, self.scheme)
-            if share > WORTH:
-                notes.append(Note(region.name, "kept", f"no scale lowers its expected noise below {share:.0%}"))
-                continue
-            rescale(editor, region, scale)
-            count += 1
-        return PassResult(model, count, tuple(notes))
+        result = change_each(self.name, regions, self._scale, model, ctx)
+        return replace(result, notes=(*notes, *result.notes))
+
+    def _scale(self, editor: Editor, region: Region, seen: list[Channels]) -> str | None:
+        scale, share = best_scale(views(region), seen, self.scheme)
+        if share > WORTH:
+            return f"no scale lowers its expected noise below {share:.0%}"
+        rescale(editor, region, scale)
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +112,30 @@ def smoothed_regions(model: Model) -> tuple[list[Region], list[Note]]:
     return taken, notes
 
 
-def observe(model: Model, regions: list[Region], data: Dataset, ctx: Context) -> dict[ir.Node, Channels]:
+Change: TypeAlias = Callable[[Editor, Region, "list[Channels]"], "str | None"]
+"""Changes a region by what its readers read; or says why it is kept."""
+
+
+def change_each(name: str, regions: list[Region], change: Change, model: Model, ctx: Context) -> PassResult:
+    """Observes the regions of ``model`` on the data and changes those that are finite and gain.
+
+    Raises:
+        DataError: There are no data to observe.
+    """
+    if ctx.data is None:
+        raise DataError(f"{name} needs data to observe", where=name, fix="give --data")
+    channels = _observe(model, regions, ctx.data, ctx)
+    editor, notes = Editor(model), list[Note]()
+    for region in regions:
+        seen = [channels[node] for node in region.readers]
+        is_finite = all(np.isfinite(c.energy).all() for c in seen)
+        reason = change(editor, region, seen) if is_finite else NOT_FINITE
+        if reason is not None:
+            notes.append(Note(region.name, "kept", reason))
+    return PassResult(model, len(regions) - len(notes), tuple(notes))
+
+
+def _observe(model: Model, regions: list[Region], data: Dataset, ctx: Context) -> dict[ir.Node, Channels]:
     """One streaming pass over the data: the statistics of what each reader reads."""
     wanted: dict[str, list[tuple[ir.Node, int]]] = {}
     found: dict[ir.Node, Channels] = {}
@@ -146,19 +163,18 @@ def _add(
         found.update(dict.fromkeys((reader for reader, _ in readers), updated))
 
 
-def best_scale(region: Region, seen: list[Channels], scheme: QuantScheme) -> tuple[Array, float]:
+def views(region: Region) -> list[Array]:
+    """The weights of each reader, (groups, outputs, channels, positions): behind a Flatten a channel has several."""
+    return [_folded(matrix(node), region.channels) for node in region.readers]
+
+
+def best_scale(weights: list[Array], seen: list[Channels], scheme: QuantScheme) -> tuple[Array, float]:
     """The scales with the least expected noise, and that noise as a share of what it is without scales."""
-    views = [_folded(matrix(node), region.channels) for node in region.readers]
-    signals = [_signal(view, c) for view, c in zip(views, seen, strict=True)]
     size = np.max([np.maximum(-c.low, c.high) for c in seen], axis=0)
-    reads = np.max([np.abs(v).max(axis=(1, 3), initial=0).reshape(-1) for v in views], axis=0)
+    reads = np.max([np.abs(w).max(axis=(1, 3), initial=0).reshape(-1) for w in weights], axis=0)
     used = (size > 0) & (reads > 0)
-    plain = np.ones(region.channels)
-
-    def noise(scale: Array) -> float:
-        noises = [_noise(view, c, scale, scheme) for view, c in zip(views, seen, strict=True)]
-        return sum(noise / signal for noise, signal in zip(noises, signals, strict=True) if signal > 0)
-
+    plain = np.ones(len(size))
+    noise = expected_noise(weights, seen, scheme)
     found = [(noise(plain), plain)]
     for alpha in ALPHAS:
         logs = alpha * np.log(np.where(used, size, 1)) - (1 - alpha) * np.log(np.where(used, reads, 1))
@@ -170,21 +186,23 @@ def best_scale(region: Region, seen: list[Channels], scheme: QuantScheme) -> tup
 
 
 def expected_noise(
-    region: Region, seen: list[Channels], scale: Array, scheme: QuantScheme, *, left: list[Channels] | None = None
-) -> float:
-    """Noise over signal that rounding puts on what the readers give, summed over them.
+    weights: list[Array], seen: list[Channels], scheme: QuantScheme, *, left: list[Channels] | None = None
+) -> Callable[[Array], float]:
+    """Noise over signal that rounding puts on what the readers give, summed over them, by the scales (channels,).
 
     Args:
-        region: What is read, by whom.
+        weights: Those of each reader, as ``views`` gives them; the scales are moved into them.
         seen: What each reader reads.
-        scale: The scales that are moved into the weights, (channels,).
         scheme: The grids.
         left: What of it is rounded; default: all.
     """
-    views = [_folded(matrix(node), region.channels) for node in region.readers]
-    signals = [_signal(view, c) for view, c in zip(views, seen, strict=True)]
-    noises = [_noise(view, c, scale, scheme) for view, c in zip(views, left or seen, strict=True)]
-    return sum(noise / signal for noise, signal in zip(noises, signals, strict=True) if signal > 0)
+    signals = [_signal(view, c) for view, c in zip(weights, seen, strict=True)]
+
+    def noise(scale: Array) -> float:
+        noises = [_noise(view, c, scale, scheme) for view, c in zip(weights, left or seen, strict=True)]
+        return sum(noise / signal for noise, signal in zip(noises, signals, strict=True) if signal > 0)
+
+    return noise
 
 
 def _folded(view: Array, channels: int) -> Array:

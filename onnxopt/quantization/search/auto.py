@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnxopt.core.query import Model
+from onnxopt.core.report import Note
 from onnxopt.data.dataset import Dataset
 from onnxopt.evaluate.compare import Scorer
 from onnxopt.measurement.profile import Profile
@@ -58,12 +59,14 @@ class Attempts:
         fixes: What was considered for the float model ahead of quantization, with the figures that decided on it.
         calibrators: Output error in dB with each calibrator, where they were compared.
         goal: What was looked for, to follow "no" and "the".
+        notes: What was left out without a candidate of its own.
     """
 
     candidates: tuple[Candidate, ...]
     fixes: tuple[Fixes, ...] = ()
     calibrators: Mapping[Calibrator, float] = field(default_factory=dict[Calibrator, float])
     goal: str = "INT8 form is faster"
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)

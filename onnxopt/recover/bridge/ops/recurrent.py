@@ -37,6 +37,31 @@ class Layer:
         return x if self.clip == math.inf else torch.clamp(x, -self.clip, self.clip)
 
 
+@dataclass(frozen=True)
+class Direction:
+    """What a cell computes with in one direction.
+
+    Attributes:
+        functions: The activation functions.
+        clipped: Bounds what goes into them.
+        r: Weights of the last output, (gates * hidden, hidden).
+        wb: Bias of the input, (gates * hidden,).
+        rb: Bias of the last output, (gates * hidden,).
+        peep: Weights of the cell state in the gates, (3 * hidden,).
+    """
+
+    functions: tuple[Unary, ...]
+    clipped: Unary
+    r: Tensor
+    wb: Tensor
+    rb: Tensor
+    peep: Tensor | None
+
+
+Cell = Callable[[Direction], "tuple[Tensor, Step]"]
+"""The bias that the projection of the input takes along, and the step."""
+
+
 def _layer(site: Site, default: Sequence[str]) -> Layer:
     direction = site.string("direction", "forward")
     directions = {"forward": (1,), "reverse": (-1,)}.get(direction, (1, -1))
@@ -88,18 +113,17 @@ def _activation(site: Site, name: str, alphas: list[float], betas: list[float]) 
 
 
 def _run(
-    layer: Layer, x: Tensor, lengths: Tensor | None, starts: Sequence[Tensor], steps: Sequence[tuple[Tensor, Step]]
+    layer: Layer, count: int, lengths: Tensor | None, starts: Sequence[Tensor], steps: Sequence[tuple[Tensor, Step]]
 ) -> tuple[Tensor, ...]:
     """The outputs of all steps (seq, directions, batch, hidden), and the last states (directions, batch, hidden).
 
     Args:
         layer: Directions and layout.
-        x: Input, (seq, batch, in), or (batch, seq, in) where the batch comes first.
+        count: Of the steps.
         lengths: How long each sequence is.
         starts: The states before the first step, each (directions, batch, hidden).
         steps: For each direction, the input after its projection (seq, batch, gates) and the step.
     """
-    count = x.shape[1 if layer.batch_first else 0]
     outputs: list[Tensor] = []
     last: list[list[Tensor]] = []
     for index, (direction, (projected, step)) in enumerate(zip(layer.directions, steps, strict=True)):
@@ -124,134 +148,94 @@ def _run(
     return (whole, *finals)
 
 
-def _prepared(layer: Layer, x: Tensor, hidden: int, given: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-    """The input with time first, and the states before the first step, zero where they are not given."""
-    shape = (len(layer.directions), x.shape[0 if layer.batch_first else 1], hidden)
-    states = [
-        torch.zeros(shape, dtype=x.dtype, device=x.device)
-        if state is None
-        else state.transpose(0, 1)
-        if layer.batch_first
-        else state
-        for state in given
-    ]
-    return (x.transpose(0, 1) if layer.batch_first else x), states
+def _recurrent(site: Site, default: Sequence[str], cell: Cell, *, states: int = 1) -> Function:
+    """The operator whose directions ``cell`` makes, with so many activation functions and states each."""
+    layer, count = _layer(site, default), len(default)
 
+    def run(
+        x: Tensor,
+        w: Tensor,
+        r: Tensor,
+        b: Tensor | None = None,
+        lengths: Tensor | None = None,
+        start: Tensor | None = None,
+        memory: Tensor | None = None,
+        peep: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        data = x.transpose(0, 1) if layer.batch_first else x
+        zero = x.new_zeros(len(layer.directions), data.shape[1], r.shape[-1])
+        given = [start, memory][:states]
+        before = [zero if s is None else s.transpose(0, 1) if layer.batch_first else s for s in given]
+        steps: list[tuple[Tensor, Step]] = []
+        for d in range(len(layer.directions)):
+            functions = layer.functions[count * d : count * (d + 1)]
+            wb, rb = (w.new_zeros(2 * w.shape[1]) if b is None else b[d]).chunk(2)
+            bias, step = cell(Direction(functions, layer.clipped, r[d], wb, rb, None if peep is None else peep[d]))
+            steps.append((F.linear(data, w[d], bias), step))
+        return _run(layer, len(data), lengths, before, steps)
 
-def _bias(bias: Tensor | None, direction: int, weight: Tensor) -> tuple[Tensor, Tensor]:
-    size = weight.shape[1]
-    if bias is None:
-        zero = torch.zeros(size, dtype=weight.dtype, device=weight.device)
-        return zero, zero
-    return bias[direction, :size], bias[direction, size:]
+    return run
 
 
 @operator("RNN")
 def rnn(site: Site) -> Function:
     """``h = f(x W' + h R' + b)``."""
-    layer = _layer(site, ["Tanh"])
 
-    def run(
-        x: Tensor,
-        w: Tensor,
-        r: Tensor,
-        b: Tensor | None = None,
-        lengths: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        data, states = _prepared(layer, x, r.shape[-1], [start])
+    def cell(at: Direction) -> tuple[Tensor, Step]:
+        (f,) = at.functions
 
-        def direction(d: int) -> tuple[Tensor, Step]:
-            wb, rb = _bias(b, d, w)
+        def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
+            return [f(at.clipped(now + F.linear(before[0], at.r)))]
 
-            def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
-                return [layer.functions[d](layer.clipped(now + F.linear(before[0], r[d])))]
+        return at.wb + at.rb, step
 
-            return F.linear(data, w[d], wb + rb), step
-
-        return _run(layer, x, lengths, states, [direction(d) for d in range(len(layer.directions))])
-
-    return run
+    return _recurrent(site, ["Tanh"], cell)
 
 
 @operator("GRU")
 def gru(site: Site) -> Function:
     """Gates in the order update, reset, hidden."""
-    layer = _layer(site, ["Sigmoid", "Tanh"])
     reset_after = bool(site.int("linear_before_reset", 0))
 
-    def run(
-        x: Tensor,
-        w: Tensor,
-        r: Tensor,
-        b: Tensor | None = None,
-        lengths: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        hidden = r.shape[-1]
-        data, states = _prepared(layer, x, hidden, [start])
+    def cell(at: Direction) -> tuple[Tensor, Step]:
+        f, g = at.functions
+        size = 2 * at.r.shape[-1]
+        gates, last = at.r[:size], at.r[size:]
 
-        def direction(d: int) -> tuple[Tensor, Step]:
-            f, g = layer.functions[2 * d : 2 * d + 2]
-            wb, rb = _bias(b, d, w)
-            gates, last = r[d, : 2 * hidden], r[d, 2 * hidden :]
+        def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
+            h = before[0]
+            both = f(at.clipped(now[:, :size] + F.linear(h, gates, at.rb[:size])))
+            update, reset = both.chunk(2, -1)
+            bias = at.rb[size:]
+            inner = reset * F.linear(h, last, bias) if reset_after else F.linear(reset * h, last, bias)
+            new = g(at.clipped(now[:, size:] + inner))
+            return [(1 - update) * new + update * h]
 
-            def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
-                h = before[0]
-                both = f(layer.clipped(now[:, : 2 * hidden] + F.linear(h, gates, rb[: 2 * hidden])))
-                update, reset = both.chunk(2, -1)
-                inner = (
-                    reset * F.linear(h, last, rb[2 * hidden :])
-                    if reset_after
-                    else F.linear(reset * h, last, rb[2 * hidden :])
-                )
-                new = g(layer.clipped(now[:, 2 * hidden :] + inner))
-                return [(1 - update) * new + update * h]
+        return at.wb, step
 
-            return F.linear(data, w[d], wb), step
-
-        return _run(layer, x, lengths, states, [direction(d) for d in range(len(layer.directions))])
-
-    return run
+    return _recurrent(site, ["Sigmoid", "Tanh"], cell)
 
 
 @operator("LSTM")
 def lstm(site: Site) -> Function:
     """Gates in the order input, output, forget, cell."""
-    layer = _layer(site, ["Sigmoid", "Tanh", "Tanh"])
     coupled = bool(site.int("input_forget", 0))
 
-    def run(
-        x: Tensor,
-        w: Tensor,
-        r: Tensor,
-        b: Tensor | None = None,
-        lengths: Tensor | None = None,
-        start: Tensor | None = None,
-        cell: Tensor | None = None,
-        peep: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        hidden = r.shape[-1]
-        data, states = _prepared(layer, x, hidden, [start, cell])
+    def cell(at: Direction) -> tuple[Tensor, Step]:
+        f, g, h = at.functions
+        looks = None if at.peep is None else at.peep.chunk(3)  # input, output, forget
 
-        def direction(d: int) -> tuple[Tensor, Step]:
-            f, g, h = layer.functions[3 * d : 3 * d + 3]
-            wb, rb = _bias(b, d, w)
-            looks = None if peep is None else peep[d].chunk(3)  # input, output, forget
+        def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
+            c = before[1]
+            i, o, forget, new = (now + F.linear(before[0], at.r)).chunk(4, -1)
+            if looks is not None:
+                i, forget = i + looks[0] * c, forget + looks[2] * c
+            i = f(at.clipped(i))
+            forget = 1 - i if coupled else f(at.clipped(forget))
+            c = forget * c + i * g(at.clipped(new))
+            o = o if looks is None else o + looks[1] * c
+            return [f(at.clipped(o)) * h(c), c]
 
-            def step(now: Tensor, before: list[Tensor]) -> list[Tensor]:
-                c = before[1]
-                i, o, forget, new = (now + F.linear(before[0], r[d])).chunk(4, -1)
-                if looks is not None:
-                    i, forget = i + looks[0] * c, forget + looks[2] * c
-                i = f(layer.clipped(i))
-                forget = 1 - i if coupled else f(layer.clipped(forget))
-                c = forget * c + i * g(layer.clipped(new))
-                o = o if looks is None else o + looks[1] * c
-                return [f(layer.clipped(o)) * h(c), c]
+        return at.wb + at.rb, step
 
-            return F.linear(data, w[d], wb + rb), step
-
-        return _run(layer, x, lengths, states, [direction(d) for d in range(len(layer.directions))])
-
-    return run
+    return _recurrent(site, ["Sigmoid", "Tanh", "Tanh"], cell, states=2)

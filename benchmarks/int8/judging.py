@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from benchmarks.entry import Entry
+from benchmarks.int8.making import kept, model_path
+from benchmarks.int8.methods import Method
 from benchmarks.judge import TARGET, Judge, Judgement
-from benchmarks.making import Made, kept, model_path, plain
-from benchmarks.methods import Entry, Method
+from benchmarks.made import Made, plain
 from onnxopt.core.progress import Progress
 from onnxopt.errors import OnnxoptError
 from onnxopt.measurement.paired import compare_latency
@@ -142,14 +144,3 @@ def _line(row: Row) -> str:
     found, noise = row.judgement, row.judgement.sqnr_db
     decibel = "-" if noise is None else f"{noise:.1f} dB"
     return f"{found.comparison.candidate_score:.3f}, {decibel}, {1 / found.latency.ratio:.2f}x: {row.verdict}"
-
-
-def finite(value: object) -> object:
-    """Infinite and undefined numbers become null, as JSON has none."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.entry import Entry
 from benchmarks.judge import Feeds, Judge, Judgement
-from benchmarks.making import Made, plain
-from benchmarks.methods import Entry
-from benchmarks.prune_making import kept, model_path
-from benchmarks.prune_plan import Method
+from benchmarks.made import Made, plain
+from benchmarks.pruning.making import kept, model_path
+from benchmarks.pruning.plan import Method
 from onnxopt.core.cost import cost
 from onnxopt.core.io import load
 from onnxopt.core.progress import Progress

@@ -1,27 +1,8 @@
 """What INT8 is to reach on each model of the zoo, and what a run of ``benchmarks.int8_peers`` found."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-Data = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One condition of a goal.
-
-    Attributes:
-        is_reached: Whether it holds.
-        text: What is asked for, and what was found.
-    """
-
-    is_reached: bool
-    text: str
-
-
-Condition = Callable[[Data, Data], Finding]
-"""Takes an entry of the results and one of its rows that has a judgement."""
+from benchmarks.findings import Condition, Data, Finding, Goal, together
 
 
 def speed_up(row: Data) -> float:
@@ -105,26 +86,25 @@ GOALS: dict[str, tuple[Condition, ...]] = {
 }
 
 
-def check_goals(entries: Sequence[Data]) -> list[tuple[str, str, bool, str]]:
-    """Each goal as model, method of onnxopt, whether it is reached, and the figures; the whole zoo last."""
-    found: list[tuple[str, str, bool, str]] = []
+def check_goals(entries: Sequence[Data]) -> list[Goal]:
+    """Each goal with what was found; the whole zoo last."""
+    found: list[Goal] = []
     ours = [(entry, row) for entry in entries for row in entry["rows"] if row["peer"] is None]
     for entry, row in ours:
         conditions = GOALS.get(entry["id"], ())
         if not conditions:
             continue
         if row["judgement"] is None:
-            found.append((entry["id"], row["method"], False, "no file"))
+            found.append((entry["id"], row["method"], Finding(False, "no file")))
             continue
-        findings = [condition(entry, row) for condition in conditions]
-        text = "; ".join(f.text if f.is_reached else f"**{f.text}**" for f in findings)
-        found.append((entry["id"], row["method"], all(f.is_reached for f in findings), text))
+        found.append((entry["id"], row["method"], together([condition(entry, row) for condition in conditions])))
     judged = [(entry, row) for entry, row in ours if row["judgement"] is not None]
     slower = [e["id"] for e, row in judged if row["judgement"]["latency"]["decision"] == "slower"]
     tasks = [(e, row) for e, row in judged if e["metric"] is not None]
     over = [e["id"] for e, row in tasks if row["judgement"]["comparison"]["drop"] > row["max_drop"]]
     text = f"{_count(slower)} slower than fp32, {_count(over)} over the budget on unseen samples"
-    found.append(("whole zoo", "onnxopt", not slower and not over, f"{text}, of {len(judged)} models written"))
+    text += f", of {len(judged)} models written"
+    found.append(("whole zoo", "onnxopt", Finding(not slower and not over, text)))
     return found
 
 

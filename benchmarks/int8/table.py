@@ -1,4 +1,4 @@
-"""Prints the README's tables from ``benchmarks/results/int8_peers.json``: ``python -m benchmarks.int8_table [--all]``.
+"""Prints the README's tables from ``benchmarks/results/int8_peers.json``: ``python -m benchmarks.int8.table [--all]``.
 
 For each model: what onnxopt wrote, the most accurate peer, and the fastest peer within two points of fp32 (``--all``:
 every method), then each goal with what was found.
@@ -8,19 +8,18 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.int8_goals import Data, check_goals, disagreement, peers_judged, speed_up
+from benchmarks.findings import Data, goal_table, table
+from benchmarks.int8.goals import check_goals, disagreement, peers_judged, speed_up
 
-RESULT = Path(__file__).parent / "results" / "int8_peers.json"
+RESULT = Path(__file__).parents[1] / "results" / "int8_peers.json"
 COLUMNS = ("model", "method", "score (fp32)", "differs", "SQNR dB", "speed-up", "size", "wall s", "peak MB", "")
-GOAL_COLUMNS = ("model", "method", "goal", "figures (those not reached in bold)")
 LONGEST = 160
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.int8_table")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.int8.table")
     parser.add_argument("--all", action="store_true", help="every method, not only the best peers")
     parser.add_argument("result", nargs="?", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
@@ -30,11 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(document: Data, *, every: bool = False) -> str:
     """Return the tables of a result as Markdown."""
     rows = [_cells(entry, row) for entry in document["entries"] for row in _shown(entry, every)]
-    goals = [
-        (model, method, "reached" if done else "not reached", text)
-        for model, method, done, text in check_goals(document["entries"])
-    ]
-    return f"{table(COLUMNS, rows)}\n\n{table(GOAL_COLUMNS, goals)}"
+    return f"{table(COLUMNS, rows)}\n\n{goal_table(check_goals(document['entries']))}"
 
 
 def _shown(entry: Data, every: bool) -> list[Data]:
@@ -79,11 +74,6 @@ def _cells(entry: Data, row: Data) -> tuple[str, ...]:
 def _short(reason: str) -> str:
     said = "; ".join(part.split(" (ratio")[0] for part in reason.split("; "))
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("|" + "|".join(f" {cell} ".replace("|", "/") for cell in line) + "|" for line in lines)
 
 
 if __name__ == "__main__":

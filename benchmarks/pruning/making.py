@@ -1,13 +1,13 @@
-"""Lets each method prune in a fresh process, once: kept under a key of all that the result follows from."""
+"""Lets each method prune in a fresh process, once."""
 
 import hashlib
 import json
 from pathlib import Path
 
-from benchmarks.making import LONGEST_S, Made, digest, failed, not_installed, peer, plain, record, recorded
-from benchmarks.methods import ROOT, Entry
-from benchmarks.process import last_line, run
-from benchmarks.prune_plan import OWN, Method
+from benchmarks.entry import ROOT, Entry
+from benchmarks.made import LONGEST_S, Made, digest, not_installed, peer, record, recorded, reported
+from benchmarks.process import run
+from benchmarks.pruning.plan import OWN, Method
 
 CACHE = ROOT / "benchmarks" / ".cache" / "prune"
 PRUNERS = ROOT / "benchmarks" / "pruners"
@@ -36,16 +36,7 @@ def _onnxopt(method: Method, entry: Entry, output: Path) -> Made:
     goal = [f"--{method.goal.kind}", f"{method.goal.ratio:g}", "--threads", "1", "--keep-failing", "--json"]
     paths = [str(entry.model), "-o", str(output), "--data", str(entry.calibration)]
     ran = run([str(method.python), "-m", "onnxopt", "prune", *paths, *goal], ROOT, LONGEST_S)
-    try:
-        report = json.loads(ran.out)
-    except json.JSONDecodeError:
-        return failed(ran, plain(last_line(ran.err), entry.model.parent), method.version)
-    if "error" in report:
-        return failed(ran, plain(": ".join(map(str, report["error"].values())), entry.model.parent), method.version)
-    status = "written" if output.exists() else "declined"
-    details = {"verdict": report["verdict"], **report["data"]}
-    reason = str(report["verdict"].get("reason", ""))
-    return Made(ran.exit_code, status, reason, ran.wall_s, ran.peak_rss_mb, details, method.version)
+    return reported(ran, entry, output, method.version, lambda report: str(report["verdict"].get("reason", "")))
 
 
 def _peer(method: Method, entry: Entry, output: Path) -> Made:

@@ -1,4 +1,4 @@
-"""Prints the README's tables from ``benchmarks/results/prune.json``: ``python -m benchmarks.prune_table [FILE]``.
+"""Prints the README's tables from ``benchmarks/results/prune.json``: ``python -m benchmarks.pruning.table [FILE]``.
 
 For each model what every method left of it, then each goal with what was found.
 """
@@ -8,19 +8,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.int8_goals import Data
-from benchmarks.int8_table import table
-from benchmarks.prune_goals import check_goals, kept_accuracy
+from benchmarks.findings import Data, goal_table, table
+from benchmarks.pruning.goals import check_goals, kept_accuracy
 
-RESULT = Path(__file__).parent / "results" / "prune.json"
+RESULT = Path(__file__).parents[1] / "results" / "prune.json"
 COLUMNS = ("model", "method", "score (fp32)", "kept", "MACs", "params", "latency", "wall s", "peak MB", "")
-GOAL_COLUMNS = ("model", "method", "goal", "figures (those not reached in bold)")
 LONGEST = 160
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prune_table")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning.table")
     parser.add_argument("result", nargs="?", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     print(report(json.loads(options.result.read_text(encoding="utf-8"))))
@@ -29,11 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(document: Data) -> str:
     """Return the tables of a result as Markdown."""
     rows = [_cells(entry, row) for entry in document["entries"] for row in entry["rows"]]
-    goals = [
-        (model, method, "reached" if found.is_reached else "not reached", found.text)
-        for model, method, found in check_goals(document["entries"])
-    ]
-    return f"{table(COLUMNS, rows)}\n\n{table(GOAL_COLUMNS, goals)}"
+    return f"{table(COLUMNS, rows)}\n\n{goal_table(check_goals(document['entries']))}"
 
 
 def _cells(entry: Data, row: Data) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.methods import PEERS, ROOT, Entry, read_entry
+from benchmarks.entry import PEERS, ROOT, Entry, read_entry
 
 UNLABELLED = "unlabelled.npz", "unlabelled"
 """More inputs beside the few that INT8 is calibrated on; `calib` where there are none."""

@@ -1,11 +1,8 @@
 """What pruning is to reach on each model of the zoo, and what a run of ``benchmarks.prune`` found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from benchmarks.int8_goals import Data, Finding
-
-Condition = Callable[[Data, Data], Finding]
-"""Takes an entry of the results and one of its rows that has a judgement."""
+from benchmarks.findings import Condition, Data, Finding, Goal, together
 
 NEAR = 0.02
 """What a measured latency may lie beside its goal."""
@@ -97,16 +94,14 @@ GOALS: dict[tuple[str, str, float], tuple[Condition, ...]] = {
 }
 
 
-def check_goals(entries: Sequence[Data]) -> list[tuple[str, str, Finding]]:
-    """Each goal as model, method of onnxopt, and whether all its conditions hold, with the figures."""
-    found: list[tuple[str, str, Finding]] = []
+def check_goals(entries: Sequence[Data]) -> list[Goal]:
+    """Each goal with what was found."""
+    found: list[Goal] = []
     for entry in entries:
         for row in (row for row in entry["rows"] if row["peer"] is None):
             conditions = GOALS[entry["id"], row["goal"]["kind"], row["goal"]["ratio"]]
             if row["judgement"] is None:
                 found.append((entry["id"], row["method"], Finding(False, row["error"])))
                 continue
-            findings = [condition(entry, row) for condition in conditions]
-            text = "; ".join(f.text if f.is_reached else f"**{f.text}**" for f in findings)
-            found.append((entry["id"], row["method"], Finding(all(f.is_reached for f in findings), text)))
+            found.append((entry["id"], row["method"], together([condition(entry, row) for condition in conditions])))
     return found
