@@ -69,10 +69,9 @@ def export(
         fix = "give another name with -o"
         raise UsageError("the output is an input; inputs are never changed", where=str(output), fix=fix)
     specs, sizes = describe(inputs)
-    if not specs and source.path is not None:
-        specs, sizes = described_by_data(source.path, source.labels)
+    assumed = () if source.path is None else described_by_data(source.path, source.labels)
     with progress.task("open", None):
-        original = open_original(origin, Request(specs, sizes, trust, source.seed))
+        original = open_original(origin, Request(specs, sizes, trust, source.seed, assumed))
     data = open_given(source, original.inputs)
     ways = _chosen(original.exporters(opset_version), exporter)
     cases, refused = cases_of(original, data, source.seed)

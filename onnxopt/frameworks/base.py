@@ -39,15 +39,23 @@ class Request:
 
     Attributes:
         inputs: ``--input``: names, dtypes and shapes, where the source itself does not tell; symbols are free axes.
+            Free axes of a source that does tell may be given a size.
         sizes: Example sizes of the symbols in ``inputs``.
         trust: ``--trust``: code inside the files (pickles) may run.
         seed: Of random feeds.
+        assumed: Inputs as the data, or the model that is compared, have them; for sources that do not tell.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     trust: bool = False
     seed: int = 0
+    assumed: tuple[TensorSpec, ...] = ()
+
+    @property
+    def described(self) -> tuple[TensorSpec, ...]:
+        """Inputs as the user describes them, else as they may be taken to be."""
+        return self.inputs or self.assumed
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def open_folder(text: str, request: Request) -> TorchModel:
             fix="give --trust if you trust where it comes from",
         )
     module = _module(folder, config, request)
-    if not request.inputs:
+    if not request.described:
         inputs, sizes = _inputs(module, folder)
         request = replace(request, inputs=inputs, sizes={**sizes, **request.sizes})
     made = as_original(module, folder.name, request)

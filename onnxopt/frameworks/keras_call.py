@@ -7,13 +7,16 @@ from typing import Any
 
 from onnxopt.core.plugins import optional
 
-__all__ = ["flat_call"]
+__all__ = ["flat_call", "packed"]
 
 
 def flat_call(model: Any, tensors: Sequence[Any]) -> list[Any]:
     """The flat outputs for flat inputs, which the model may take as a list or a dictionary, in inference mode."""
-    tree: Any = optional("keras", "keras").tree
+    return optional("keras", "keras").tree.flatten(model(packed(model, tensors), training=False))
+
+
+def packed(model: Any, items: Sequence[Any]) -> Any:
+    """One item an input, in the structure that the model takes: a list, a dictionary, or the only one itself."""
     structure = getattr(model, "_inputs_struct", None)
     structure = model.inputs if structure is None else structure
-    packed = tensors[0] if len(tensors) == 1 else tree.pack_sequence_as(structure, list(tensors))
-    return tree.flatten(model(packed, training=False))
+    return items[0] if len(items) == 1 else optional("keras", "keras").tree.pack_sequence_as(structure, list(items))

@@ -21,6 +21,7 @@ from onnxopt.core.query import TensorSpec
 from onnxopt.errors import MissingExtraError, ModelError
 from onnxopt.frameworks.base import Original, Request, require_trust, said_by
 from onnxopt.frameworks.drawing import BATCH, named_axes
+from onnxopt.frameworks.specs import narrowed
 
 __all__ = ["open_keras"]
 
@@ -41,7 +42,7 @@ def open_keras(text: str, request: Request) -> Original:
     backend = _backend()
     keras: Any = optional("keras", "keras")
     model: Any = _loaded(keras, path, request)
-    inputs = _inputs(model, path)
+    inputs = narrowed(_inputs(model, path), request.inputs, path.name)
     names = _outputs(keras, model)
     sizes = {d: _usual(s) for s in inputs for d in s.shape or () if isinstance(d, str) and d != BATCH}
     sizes |= request.sizes

@@ -18,7 +18,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.data.content import Digest
 from onnxopt.frameworks.base import Exporter
 from onnxopt.frameworks.drawing import batch_symbol, feeds_of
-from onnxopt.frameworks.keras_call import flat_call
+from onnxopt.frameworks.keras_call import flat_call, packed
 from onnxopt.run.session import Feeds
 
 __all__ = ["NEWEST_OPSET", "OPSET", "KerasTensorFlow", "named", "versions_of"]
@@ -81,10 +81,16 @@ class KerasTensorFlow:
         def write(path: Path) -> None:
             self.run(self.feeds(1, 0, 0) or {})  # Keras exports only what was called once
             version = min(opset or OPSET, NEWEST_OPSET)
-            self.model.export(path, format="onnx", verbose=False, opset_version=version)
+            signature = [packed(self.model, [self._spec(spec) for spec in self.inputs])]
+            options = {"verbose": False, "opset_version": version, "input_signature": signature}
+            self.model.export(path, format="onnx", **options)
             named(path, self.inputs)
 
         return (Exporter("tf2onnx", write),)
+
+    def _spec(self, spec: TensorSpec) -> Any:
+        shape = tuple(d if isinstance(d, int) else None for d in spec.shape or ())
+        return self.keras.InputSpec(dtype=str(spec.dtype), shape=shape, name=spec.name)
 
 
 def named(path: Path, inputs: Sequence[TensorSpec]) -> None:

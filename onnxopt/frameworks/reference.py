@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxopt.core.query import Model, input_specs, output_specs
@@ -56,7 +56,7 @@ def open_reference(text: str, candidate: Model, request: Request) -> FrameworkRe
     """
     specs = input_specs(candidate)
     wanted = [spec.name for spec in specs]
-    original = open_original(text, Request(request.inputs or specs, request.sizes, request.trust, request.seed))
+    original = open_original(text, replace(request, assumed=specs))
     names = [spec.name for spec in original.inputs]
     outputs = [spec.name for spec in output_specs(candidate)]
     if set(names) != set(wanted):

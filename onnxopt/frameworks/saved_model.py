@@ -19,6 +19,7 @@ from onnxopt.errors import ModelError
 from onnxopt.frameworks.base import Exporter, Request, require_trust, said_by
 from onnxopt.frameworks.drawing import feeds_of, named_axes
 from onnxopt.frameworks.keras_tensorflow import NEWEST_OPSET, OPSET, named, versions_of
+from onnxopt.frameworks.specs import refuse_described
 from onnxopt.run.session import Feeds
 
 __all__ = ["open_saved_model"]
@@ -34,9 +35,11 @@ def open_saved_model(text: str, request: Request) -> SavedModel:
 
     Raises:
         InputError: Its graph touches files or Python, and is not trusted.
+        UsageError: The user describes inputs.
         ModelError: It cannot be read, or has no signature with inputs of fixed kinds.
     """
     path = Path(text)
+    refuse_described(request.inputs, path.name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tensorflow: Any = optional("tensorflow", "tf")
     try:

@@ -30,6 +30,7 @@ from onnxopt.frameworks.scikit_files import read_estimator
 from onnxopt.frameworks.scikit_hash import fingerprint
 from onnxopt.frameworks.scikit_parts import class_name, convertible, text_columns
 from onnxopt.frameworks.scikit_seen import Seen, rows, seen
+from onnxopt.frameworks.specs import refuse_described
 from onnxopt.run.session import Feeds
 
 __all__ = ["OPSET", "PROBE", "Estimator", "open_estimator"]
@@ -54,9 +55,11 @@ def open_estimator(text: str, request: Request) -> Estimator:
 
     Raises:
         InputError: The file needs ``--trust`` or an extra.
+        UsageError: The user describes inputs.
         ModelError: It cannot be read, holds something else, or an estimator that has no answers of tensors.
     """
     path = Path(text)
+    refuse_described(request.inputs, path.name)
     found, notes = read_estimator(path, request)
     return Estimator(found, path.name, notes, request.seed)
 

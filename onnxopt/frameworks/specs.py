@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxopt.core.query import TensorSpec
 from onnxopt.errors import DataError, UsageError, nearest
 from onnxopt.frameworks.drawing import BATCH
 
-__all__ = ["FORM", "Described", "describe", "described_by_data"]
+__all__ = ["FORM", "Described", "describe", "described_by_data", "narrowed", "refuse_described"]
 
 FORM = "--input NAME:DTYPE[AXES], for instance --input 'x:float32[N,3,224,224]' or 'x:float32[N,3,H=224,W=224]'"
 _INPUT = re.compile(r"(?P<name>[A-Za-z_][\w.]*):(?P<dtype>\w+)\[(?P<axes>[^\[\]]*)\]")
@@ -52,16 +53,55 @@ def describe(texts: Sequence[str]) -> Described:
     return tuple(specs), sizes
 
 
-def described_by_data(path: str, labels: str) -> Described:
+def described_by_data(path: str, labels: str) -> tuple[TensorSpec, ...]:
     """Inputs like the arrays of an ``.npz`` file, whose first axis counts samples; nothing for any other source."""
     if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():
-        return (), {}
+        return ()
     try:
         with np.load(path, allow_pickle=False) as arrays:
             shapes = [(name, arrays[name].dtype, arrays[name].shape) for name in arrays.files if name != labels]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read the data: {error}", where=path, fix="save it again with numpy.savez") from error
-    return tuple(TensorSpec(name, dtype, (BATCH, *shape[1:])) for name, dtype, shape in shapes), {}
+    return tuple(TensorSpec(name, dtype, (BATCH, *shape[1:])) for name, dtype, shape in shapes)
+
+
+def narrowed(known: Sequence[TensorSpec], given: Sequence[TensorSpec], where: str) -> tuple[TensorSpec, ...]:
+    """Inputs that a source knows, their free axes with the sizes and names that ``--input`` gives them.
+
+    The batch keeps its name.
+
+    Raises:
+        UsageError: There is no such input, or it has another dtype or other axes.
+    """
+    said = {spec.name: spec for spec in given}
+    for name in said:
+        if name not in {spec.name for spec in known}:
+            raise UsageError(
+                f"the model has no input {name!r}",
+                where=f"{where}, --input",
+                fix=nearest(name, [s.name for s in known]),
+            )
+    return tuple(_narrowed(spec, said[spec.name], where) if spec.name in said else spec for spec in known)
+
+
+def refuse_described(given: Sequence[TensorSpec], where: str) -> None:
+    """For sources whose inputs are what they are.
+
+    Raises:
+        UsageError: The user describes one.
+    """
+    if given:
+        what = "what this model reads is known, and stays as it is"
+        raise UsageError(what, where=f"{where}, --input {given[0].name}", fix="leave --input out")
+
+
+def _narrowed(known: TensorSpec, given: TensorSpec, where: str) -> TensorSpec:
+    old, new = known.shape or (), given.shape or ()
+    fits = len(old) == len(new) and all(isinstance(o, str) or o == n for o, n in zip(old, new, strict=True))
+    if not fits or given.dtype != known.dtype:
+        raise UsageError(f"the model takes {known}, not {given}", where=f"{where}, --input", fix="leave it out")
+    axes = [o if o == BATCH and isinstance(n, str) else n for o, n in zip(old, new, strict=True)]
+    return replace(known, shape=tuple(axes))
 
 
 def _axis(item: str, text: str, sizes: dict[str, int]) -> int | str:

@@ -50,7 +50,7 @@ def as_original(
         found.append(Note("mode", "changed", "was in training mode; exported and compared in evaluation mode"))
     module.cpu().eval()
     parameters = _parameters(module)
-    given, sizes = request.inputs, dict(request.sizes)
+    given, sizes = request.described, dict(request.sizes)
     if not given and example is not None:
         given, sizes = described_by_example(example, parameters, where)
     if not given:
@@ -61,7 +61,7 @@ def as_original(
         )
     inputs = tuple(_fitting(spec, module) for spec in given)
     flat = Flat(module, _names(inputs, parameters, where)).eval()
-    return _settled(flat, inputs, sizes, where, request, found, is_guess=not request.inputs)
+    return _settled(flat, inputs, sizes, where, request, found, is_guess=not request.described)
 
 
 def described_by_example(example: object, parameters: Sequence[str], where: str) -> Described:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
-from benchmarks.exporters.keras.prepare import main  # noqa: E402
+from benchmarks.exporters.keras.prepare import main
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
