@@ -25,7 +25,7 @@ from onnxopt.passes.base import Context
 from onnxopt.quantization.search.auto import Attempts, Search, worth_restoring
 from onnxopt.quantization.search.candidates import Candidate, best, judge, not_tried
 from onnxopt.recover.augment import image_axes
-from onnxopt.recover.hook import Distilled, recover_by_distillation
+from onnxopt.recover.hook import IMAGE_PACE, RECOVERY, Distilled, recover_by_distillation
 from onnxopt.recover.options import Training
 from onnxopt.recover.samples import LEAST_TRAINED
 from onnxopt.run.session import Feeds
@@ -34,11 +34,8 @@ __all__ = ["Recovery", "check_recovery", "check_samples", "distilled_forms", "di
 
 Recovery: TypeAlias = Literal["distill"]
 
-UNLABELLED = Training(teacher_weight=1.0, temperature=3.0, steps=200, batch=64, patience=0)
-"""The recipe: what the teacher says, and nothing else. Images are moved a little, which keeps small sets from being
-learnt by heart: a ResNet at a quarter of its work, 2048 samples: top-1 .597 -> .637 with it, .622 without."""
-GENTLE = 0.3
-"""Of the usual learning rate: what comes from closed-form repair is near a good place already."""
+MOVED = ("shift",)
+"""What is done to images: it keeps small sets from being learnt by heart."""
 SUFFIX = ", distilled"
 TIME_LIMIT_S = 600.0
 """Of one training where no other limit is given."""
@@ -174,9 +171,10 @@ def _trained(
 ) -> Trained:
     path = ctx.workdir / f"{name}.onnx"
     images = image_axes(input_specs(model), ())
-    recipe = replace(UNLABELLED, seed=ctx.seed, augment=("shift",) if images else ())
+    recipe = replace(RECOVERY, seed=ctx.seed, augment=MOVED if images else ())
+    pace = IMAGE_PACE if images else 1.0
     try:
-        found = recover_by_distillation(model, reference, ctx, recipe, time_limit=time_limit, gentle=GENTLE)
+        found = recover_by_distillation(model, reference, ctx, recipe, time_limit=time_limit, pace=pace)
         save_scratch(found.model, path)
         verify(reference, path, feeds, ctx.target, exact=False)
     except (ModelError, NothingChangedError, VerificationError) as error:

@@ -12,7 +12,19 @@ from onnxopt.passes.base import Context
 from onnxopt.recover.options import Training
 from onnxopt.recover.samples import split_three
 
-__all__ = ["Distilled", "recover_by_distillation"]
+__all__ = ["IMAGE_PACE", "RECOVERY", "Distilled", "recover_by_distillation"]
+
+RECOVERY = Training(teacher_weight=1.0, temperature=20.0, steps=400, batch=64, patience=0)
+"""The recipe: what the teacher says, and nothing else.
+
+At a temperature this high the KL divergence is nearly the squared error of centred logits: a student that is near its
+teacher already learns more from it than from the likeliest classes alone. A ResNet at a half and a quarter of its work,
+repaired on 256 samples (.645 and .550 of .725), 200 steps on 2048: .7105 and .671 at T = 20, .7075 and .663 at T = 3;
+400 steps: .7195 and .682.
+"""
+IMAGE_PACE = 2.0
+"""Times the usual learning rate, for networks on images: there, half of it gives back 1.5 points less, 1.5 times as
+much is no better."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +53,7 @@ def recover_by_distillation(
     options: Training,
     *,
     time_limit: float | None = None,
-    gentle: float = 1.0,
+    pace: float = 1.0,
 ) -> Distilled:
     """A copy of the student, trained on ``ctx.data`` to answer as the teacher does.
 
@@ -53,7 +65,7 @@ def recover_by_distillation(
         ctx: Data, target, folder for intermediate files, progress.
         options: The recipe.
         time_limit: Seconds after which training ends.
-        gentle: Factor of the learning rate that would fit a student that starts from afar.
+        pace: Factor of the usual learning rate.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -67,7 +79,7 @@ def recover_by_distillation(
         raise DataError("distillation needs real inputs", where="--recover distill", fix="give --data")
     split = split_three(ctx.data, ctx.data, seed=options.seed)
     course = prepare(student, [teacher], split, options, ctx)
-    course = replace(course, peak=gentle * course.peak, recipe=replace(course.recipe, lr=gentle * course.peak))
+    course = replace(course, peak=pace * course.peak, recipe=replace(course.recipe, lr=pace * course.peak))
     state = run(course, ctx, time_limit=time_limit)
     result = student.clone()
     changed = course.bridge.write(result)
