@@ -39,11 +39,11 @@ TIME_LIMIT_S = 300.0
 WEIGHING = 0.3
 """Of the time limit, for how much each group matters to the output."""
 FINE = 4
-"""Step in channels where work or parameters are the goal; whole blocks are tried beside it."""
+"""Step in channels where work or parameters are the goal; widths for the blocks of the kernels are tried beside it."""
 TOLERANCE = 0.02
 """What the final measurement may lie above a latency goal."""
 BISECTIONS = 4
-MEASURED = 3
+MEASURED, FASTER = 3, 0.97
 """Models that are measured where those before turn out slower than the input."""
 LEAST, MOST = 0.25, 0.95
 """Between these shares of the latency the fastest model within the budget is looked for."""
@@ -224,12 +224,17 @@ def _reach(
 
 
 def _measured(pruner: Pruner, price: Price, tried: Sequence[Tried], feeds: Sequence[Feeds]) -> Outcome:
-    """The first of ``tried``, measured in fresh processes; where work or parameters count, the first not slower."""
+    """The first of ``tried``, measured in fresh processes; where work or parameters count, the first not slower.
+
+    After ``MEASURED`` that are slower only those are measured that were clearly faster in the quick measurement.
+    """
     ctx, measured = pruner.ctx, list[Outcome]()
     made = [(one, one.pruned.path) for one in tried if one.pruned is not None]
-    for one, path in made[: 1 if price.kind == "latency" else MEASURED]:
+    further = [pair for pair in made[MEASURED:] if pair[0].latency < FASTER]
+    for one, path in made[:1] if price.kind == "latency" else [*made[:MEASURED], *further[:MEASURED]]:
         latency = compare_latency(pruner.reference, path, feeds, ctx.target, seed=ctx.seed, progress=ctx.progress)
-        measured.append(Outcome(one, tuple(tried), latency, price))
+        slower = tuple(outcome.chosen.name for outcome in measured)
+        measured.append(Outcome(one, tuple(tried), latency, price, slower))
         if latency.decision != "slower":
             return measured[-1]
     return measured[0] if measured else Outcome(tried[0], tuple(tried), None, price)

@@ -30,12 +30,14 @@ class Outcome:
         tried: All ways, the best first.
         measured: Its latency against the input model.
         price: The cost that was to be lowered.
+        slower: Names of better ones that were measured to be slower than the input.
     """
 
     chosen: Tried
     tried: tuple[Tried, ...]
     measured: LatencyComparison | None
     price: Price
+    slower: tuple[str, ...] = ()
 
     @property
     def made(self) -> Pruned:
@@ -169,11 +171,19 @@ def _tried_table(outcome: Outcome) -> Table:
             None if t.pruned is None else t.share,
             None if t.pruned is None else t.pruned.sqnr_db,
             None if t.pruned is None else t.pruned.comparison.candidate_score,
-            "chosen" if t is outcome.chosen else "not tried: out of time" if t.pruned is None else "",
+            _said(t, outcome),
         )
         for t in outcome.tried
     )
     return Table("Ways to share the cut out", ("way", outcome.price.kind, "SQNR dB", "score", ""), rows)
+
+
+def _said(tried: Tried, outcome: Outcome) -> str:
+    if tried.name == outcome.chosen.name:
+        return "chosen"
+    if tried.name in outcome.slower:
+        return "slower than the input"
+    return "not tried: out of time" if tried.pruned is None else ""
 
 
 def _widths_table(pruner: Pruner, pruned: Pruned) -> Table:

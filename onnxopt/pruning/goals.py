@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,9 +26,9 @@ Kind: TypeAlias = Literal["latency", "macs", "params"]
 CLOSE = 0.008
 """A latency this near to the goal is not adjusted further."""
 ADJUSTMENTS = 6
-SLOWER = 1.1
+SLOWER = 1.05
 """Quick measurements above this put a model behind all others; the final measurement decides about the rest."""
-BLOCKS = ", whole blocks"
+BLOCKS = ", blocks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
 
@@ -72,12 +72,14 @@ class Tried:
         kept: Units that each group keeps.
         share: Its cost as a share of the whole: counted, or measured in this process.
         pruned: The repaired model; ``None``: time ran out before it was tried.
+        latency: As a share of that of the input, measured quickly where another cost is the goal; NaN elsewhere.
     """
 
     name: str
     kept: Array
     share: float
     pruned: Pruned | None
+    latency: float = math.nan
 
 
 def open_price(pruner: Pruner, kind: Kind, feeds: Sequence[Feeds]) -> Price:
@@ -124,12 +126,12 @@ def search(
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
     if price.kind == "latency":
         return sorted(found, key=lambda t: -_quality(t))
-    slow = {t for t in found if t.pruned is not None and _is_slower(pruner, t.pruned, feeds)}
-    return sorted(found, key=lambda t: (t in slow, -_quality(t)))
+    timed = [t if t.pruned is None else replace(t, latency=_latency(pruner, t.pruned, feeds)) for t in found]
+    return sorted(timed, key=lambda t: (t.latency >= SLOWER, -_quality(t)))
 
 
 def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, Array]]:
-    """The plans, by name, with the widths each may use: fine ones, and ones that fill the blocks of the kernels."""
+    """The plans, by name, with the widths each may use: fine ones, and ones made for the blocks of the kernels."""
     goal = price.whole * ratio
     found = [(name, pruner.choices, kept) for name, kept in plans(pruner.choices, price.costs, goal).items()]
     if price.kind == "latency":
@@ -141,9 +143,9 @@ def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, A
     return [*found[:2], *whole[:2], *found[2:], *whole[2:]]
 
 
-def _is_slower(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> bool:
-    """Whether cutting has made the model slower: widths that fill no block may take longer than the whole."""
-    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target) >= SLOWER
+def _latency(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> float:
+    """Cutting can make a model slower: widths that fill no block may take longer than the whole."""
+    return quick_ratio(pruner.reference, pruned.path, feeds, pruner.ctx.target)
 
 
 def _quality(tried: Tried) -> float:

@@ -82,10 +82,11 @@ def menu(rankings: Sequence[Ranking], block: int, *, strict: bool) -> Menu:
 
 
 def aligned(choices: Menu, groups: Sequence[Group], block: int) -> Menu:
-    """The choices that fill whole blocks."""
-    masks = [
-        (c % _step(g, block, strict=True) == 0) | (c == c[-1]) for g, c in zip(groups, choices.choices, strict=True)
-    ]
+    """The choices that fill half blocks, from one whole block on: kernels for blocks fall back below that."""
+    masks: list[Array] = []
+    for group, widths in zip(groups, choices.choices, strict=True):
+        step = _step(group, block, strict=True)
+        masks.append((widths >= step) & (widths % max(1, step // 2) == 0) | (widths == widths[-1]))
     pairs = list(zip(masks, choices.choices, choices.errors, strict=True))
     return Menu(tuple(c[m] for m, c, _ in pairs), tuple(e[m] for m, _, e in pairs))
 

