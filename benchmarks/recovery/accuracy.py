@@ -27,12 +27,16 @@ def damaged(folder: Path) -> dict[str, Any]:
 
 def int4(folder: Path) -> dict[str, Any]:
     """Of two networks: accuracy, that with weights of 4 bits, and that after 100 steps."""
+    recipes = {
+        "orient": ("calib.npz", Training(steps=STEPS, batch=16)),
+        "clutter_resnet": ("unlabelled.npz", replace(UNLABELLED, lr=None)),
+    }
     found: dict[str, Any] = {}
-    for name, data, batch in (("orient", "calib.npz", 16), ("clutter_resnet", "unlabelled.npz", BATCH)):
+    for name, (data, recipe) in recipes.items():
         place = ZOO / name
         student = four_bits(place / "model.onnx", folder / f"{name}.onnx")
         paths = {"data": place / data, "test": place / "eval.npz"}
-        found[name] = _recovered(student, [place / "model.onnx"], folder, **paths, batch=batch)
+        found[name] = _recovered(student, [place / "model.onnx"], folder, **paths, recipe=recipe)
     return found
 
 
@@ -85,7 +89,6 @@ def _recovered(
     *,
     data: Path = MNIST / "calibration.npz",
     test: Path = MNIST / "test.npz",
-    batch: int = BATCH,
     recipe: Training | None = None,
 ) -> dict[str, Any]:
     with np.load(data) as stored:
@@ -97,7 +100,7 @@ def _recovered(
         teachers,
         output,
         onnxopt.Source(str(folder / "unlabelled.npz")),
-        recipe=Training(steps=STEPS, batch=batch) if recipe is None else recipe,
+        recipe=recipe or Training(steps=STEPS, batch=BATCH),
         target=ONE,
         keep_failing=True,
     )
