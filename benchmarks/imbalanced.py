@@ -2,9 +2,9 @@
 
     python -m benchmarks.imbalanced [--zoo DIR] [--out FILE] [--seed N]
 
-The small MobileNetV2 of the zoo (`clutter`) with ReLU in the place of ReLU6, whose limit all channels share: each
-channel between two convolutions is multiplied by a log-normal factor (sd 1) where it is written and divided by it where
-it is read: the same function in float. Score: top-1 on the evaluation data, which nothing else sees.
+The small MobileNetV2 of the zoo (`clutter_mobilenet`) with ReLU in the place of ReLU6, whose limit all channels share:
+each channel between two convolutions is multiplied by a log-normal factor (sd 1) where it is written and divided by it
+where it is read: the same function in float. Score: top-1 on the evaluation data, which nothing else sees.
 
 Forms: `float`; `naive` (every layer, min-max, no fix); one fix each; `fixes` (those that `quantize` would take);
 `quantize` (the command with its defaults, on the calibration data alone; its fastest candidate within the budget, or
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "imbalanced.json", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    source = options.zoo.resolve() / "clutter"
+    source = options.zoo.resolve() / "clutter_mobilenet"
     with tempfile.TemporaryDirectory(prefix="imbalanced-") as folder:
         rows = list(_rows(source, Path(folder), options.seed))
     document = {"environment": environment(TARGET), "sd": SD, "seed": options.seed, "rows": rows}

@@ -24,7 +24,6 @@ BUILDERS = {
     "orient": "pages:build_orient",
     "crepe": "pitch:build_crepe",
     "digits": "digits:build_digits",
-    "clutter": "clutter:build_clutter",
     "clutter_resnet": "prunable:build_clutter_resnet",
     "clutter_mobilenet": "prunable:build_clutter_mobilenet",
     "resnet18": "photo_models:build_resnet18",

@@ -1,10 +1,8 @@
-"""`clutter`: a small MobileNetV2 with ReLU6, trained here on handwritten digits over photographs, 3x32x32.
+"""Handwritten digits over photographs, 3x32x32, and the training of networks on them.
 
 Each picture is a digit of scikit-learn, warped onto a crop of a photograph, among fragments of other digits: hard
 enough that the float network errs, so that one which lost accuracy shows it. No digit or photograph is in both parts.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,45 +10,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.zoo.artifact import Entry, export_torch, report, save_samples
+from benchmarks.zoo.artifact import report
 from benchmarks.zoo.photos import load_photos
-from benchmarks.zoo.topologies import InvertedResidual, conv_norm
 
 SIDE = 32
-TRAINING, CALIBRATION, EVALUATION = 10000, 256, 3000
 TRAINING_DIGITS = 1300
 TRAINING_SHARE = 0.75
 """Of the photographs."""
-FRAGMENTS = 3
-EPOCHS = 30
 BATCH_SIZE = 64
 LEARNING_RATE = 4e-3
 SEED = 0
 
 Source = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-class Network(nn.Module):
-    """MobileNetV2 for small pictures, (N, 3, 32, 32) -> (N, 10); its stages as in Sandler et al., 2018, table 2."""
-
-    STAGES = ((1, 16, 1, 1), (4, 24, 1, 2), (4, 32, 2, 2), (4, 64, 2, 2))
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [conv_norm(3, 16, 3), nn.ReLU6()]
-        inputs = 16
-        for expansion, outputs, repeats, stride in self.STAGES:
-            for i in range(repeats):
-                layers.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
-                inputs = outputs
-        self.layers = nn.Sequential(*layers, conv_norm(inputs, 128, 1), nn.ReLU6())
-        self.head = nn.Linear(128, 10)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layers(x).mean((2, 3)))
 
 
 def warp(digits: torch.Tensor, size: tuple[float, float], shift: float) -> torch.Tensor:
@@ -75,7 +46,7 @@ def paint(canvas: torch.Tensor, ink: torch.Tensor, contrast: tuple[float, float]
 
 
 def compose(
-    digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: int, fragments: int = FRAGMENTS
+    digits: np.ndarray, labels: np.ndarray, photos: np.ndarray, count: int, fragments: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return pictures (count, 3, 32, 32) float32 around 0, and labels (count,) int64; torch's generator decides."""
     shapes = torch.from_numpy(digits.astype(np.float32)[:, None] / 16)
@@ -120,24 +91,3 @@ def split() -> tuple[Source, Source]:
     images, labels = digits.images[order], digits.target[order]
     cut, seen = TRAINING_DIGITS, int(len(photos) * TRAINING_SHARE)
     return (images[:cut], labels[:cut], photos[:seen]), (images[cut:], labels[cut:], photos[seen:])
-
-
-def build_clutter(folder: Path) -> Entry:
-    """Train, calibrate on further pictures of the training digits, evaluate on digits and photographs of their own."""
-    torch.manual_seed(SEED)
-    known, unseen = split()
-    pictures = compose(*known, TRAINING)
-    network = train(Network(), *pictures, EPOCHS)
-    for name, part, count in (("calib", known, CALIBRATION), ("eval", unseen, EVALUATION)):
-        pictures, truth = compose(*part, count)
-        save_samples(folder / f"{name}.npz", {"input": pictures}, truth)
-    export_torch(
-        network, {"input": torch.from_numpy(pictures[:2])}, ["logits"], {"input": {0: "N"}}, folder / "model.onnx"
-    )
-    return Entry(
-        package=None,
-        licence="Apache-2.0 (this repository); digits BSD-3-Clause package scikit-learn",
-        task="handwritten digits over photographs",
-        metric="top1",
-        data="digits of scikit-learn; photographs of gcompris-qt-data (Debian), scikit-image and scikit-learn",
-    )

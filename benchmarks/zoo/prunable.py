@@ -1,7 +1,7 @@
-"""`clutter_resnet`, `clutter_mobilenet`: trained here on the task of `clutter` with fewer fragments, for pruning.
+"""`clutter_resnet`, `clutter_mobilenet`: trained here on digits over photographs, for pruning.
 
-The task is easier and there are more pictures, so that both are right on 70 to 90 % of the unseen ones: far enough from
-chance and from perfect that what a cut costs shows. `unlabelled.npz` has more pictures of the calibration's kind, for
+Both are right on 70 to 90 % of the unseen pictures: far enough from chance and from perfect that what a cut costs
+shows. `unlabelled.npz` has more pictures of the calibration's kind, for
 distillation; `network.pt` the weights in torch, for those who prune modules.
 """
 
