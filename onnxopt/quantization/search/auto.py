@@ -156,10 +156,10 @@ class Search:
         static, fixes = StaticQuantize(self.exclude, scheme=self.place.scheme), Fixes(self.model)
         if self.calibrator != "auto":
             static = replace(static, calibrator=self.calibrator)
-        elif self.mode == "auto":
+        else:
             found = self._errors(static, self.model, FIRST_CALIBRATORS)
             static = replace(static, calibrator=least_error(found, static.calibrator))
-        if self.mode == "auto" and self.ctx.data is not None:
+        if self.ctx.data is not None:
             judged = replace(static, float_stem=True)
             fixes = choose_fixes(self.model, judged, self.ctx.data, self._judged, self.ctx, self._out_of_time)
             static = fixes.of(static)
@@ -242,7 +242,7 @@ class Search:
                 why = f"it reaches {share:.1%} of the multiply-accumulates and cannot be as fast as {leader.name!r}"
                 return [not_tried("dynamic", item, why, self.ctx)]
         fixes = Fixes(self.model)
-        if self.mode == "auto" and has_data and self.ctx.data is not None:
+        if has_data and self.ctx.data is not None:
             fixes = choose_fixes(self.model, item, self.ctx.data, self._judged, self.ctx, self._out_of_time)
             item = fixes.of(item)
             fixed.append(replace(fixes, notes=tuple(replace(n, node=f"dynamic: {n.node}") for n in fixes.notes)))
