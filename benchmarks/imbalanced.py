@@ -7,8 +7,8 @@ each channel between two convolutions is multiplied by a log-normal factor (sd 1
 where it is read: the same function in float. Score: top-1 on the evaluation data, which nothing else sees.
 
 Forms: `float`; `naive` (every layer, min-max, no fix); one fix each; `fixes` (those that `quantize` would take);
-`quantize --mode static` (the command with its fixes, on the calibration data alone; this small network is slower in INT8, so
-that it is written by `--keep-failing`).
+`quantize --mode static` (the command with its fixes, on the calibration data alone; this small network is slower in
+INT8, so that it is written by `--keep-failing`).
 """
 
 import argparse
