@@ -211,7 +211,10 @@ def _written(made: Made, writing: Writing, fitted: Dataset, feeds: Sequence[Feed
 def _reach(
     pruner: Pruner, price: Price, goal: Goal, scorer: Scorer, feeds: Sequence[Feeds], time_limit: float
 ) -> Outcome:
-    """The best model for a goal, measured in fresh processes; a latency that misses it then is corrected once."""
+    """The best model for a goal, measured in fresh processes; a latency that misses it then is corrected once.
+
+    That is done for the way that was chosen alone.
+    """
     outcome = _measured(pruner, price, search(pruner, price, goal.ratio, scorer, feeds, time_limit), feeds)
     if goal.kind != "latency" or outcome.measured is None:
         return outcome
@@ -219,8 +222,10 @@ def _reach(
     if abs(miss) <= TOLERANCE:
         return outcome
     aim = min(max(goal.ratio + miss, price.least), 1.0)
-    again = _measured(pruner, price, search(pruner, price, aim, scorer, feeds, time_limit), feeds)
-    return again if again.measured is not None and abs(goal.ratio - again.measured.ratio) < abs(miss) else outcome
+    found = search(pruner, price, aim, scorer, feeds, 0.0, outcome.chosen.name)
+    again = _measured(pruner, price, [replace(one, name=f"{one.name}, corrected") for one in found], feeds)
+    nearer = again.measured is not None and abs(goal.ratio - again.measured.ratio) < abs(miss)
+    return replace(again, tried=(*again.tried, *outcome.tried)) if nearer else outcome
 
 
 def _measured(pruner: Pruner, price: Price, tried: Sequence[Tried], feeds: Sequence[Feeds]) -> Outcome:

@@ -100,7 +100,13 @@ def open_price(pruner: Pruner, kind: Kind, feeds: Sequence[Feeds]) -> Price:
 
 
 def search(
-    pruner: Pruner, price: Price, ratio: float, scorer: Scorer, feeds: Sequence[Feeds], time_limit: float
+    pruner: Pruner,
+    price: Price,
+    ratio: float,
+    scorer: Scorer,
+    feeds: Sequence[Feeds],
+    time_limit: float,
+    only: str | None = None,
 ) -> list[Tried]:
     """The ways that were tried, the best by output error on held-back samples first.
 
@@ -111,10 +117,12 @@ def search(
         scorer: Judges on held-back samples.
         feeds: Inputs to check and to time on.
         time_limit: Seconds after which no further way is begun; the first is always done.
+        only: The way of this name, where there is one.
     """
     start = time.monotonic()
     found: list[Tried] = []
-    for name, choices, planned in _ways(pruner, price, ratio):
+    ways = _ways(pruner, price, ratio)
+    for name, choices, planned in [way for way in ways if way[0] == only] or ways:
         spent = time.monotonic() - start
         if found and spent * (1 + 1 / len(found)) > time_limit:
             found.append(Tried(name, choices.full, math.nan, None))
