@@ -25,7 +25,7 @@ from onnxopt.errors import UsageError
 
 __all__ = ["command"]
 
-IMPORTANCES = ("obs", "activation", "l2", "l1")
+IMPORTANCES = ("obs", "activation", "fisher", "l2", "l1")
 
 
 @click.command("prune")

@@ -11,6 +11,7 @@ from onnxopt.commands.fallback import with_fallback
 from onnxopt.commands.inspect_prune import prepared
 from onnxopt.commands.prune_depth import shallow
 from onnxopt.commands.prune_file import Made, Writing
+from onnxopt.commands.prune_fisher import fisher_scores
 from onnxopt.commands.prune_masks import masked, wanted_zeros
 from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
@@ -134,6 +135,7 @@ def prune(
         ctx = Context(folder, searched, target, source.seed, progress)
         feeds = first_feeds(held_back)
         clean, shapes = prepared(model, path, fitted[0].feeds, ctx)
+        scores = fisher_scores(importance, fitted, scorer.output, ctx)
         writing = Writing(path, final, target, max_drop, keep_failing, accept_inconclusive)
         if zeros is not None:
             found = masked(path, clean, shapes, zeros, ctx, scorer, feeds, held_back, max_drop=max_drop, keep=kept)
@@ -150,7 +152,9 @@ def prune(
             return _written(_made(report, outcome, pruner, steps), writing, fitted, feeds)
         timed = goal is None or goal.kind == "latency"
         block = block_size(target, folder) if timed else FINE
-        pruner = open_pruner(clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept)
+        pruner = open_pruner(
+            clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept, scores=scores
+        )
         if not pruner.structure.groups:
             return nothing(path, pruner)
         pruner, unsound = sound(pruner, feeds)

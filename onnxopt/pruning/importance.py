@@ -26,10 +26,9 @@ from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.structure import Group, Structure
 from onnxopt.pruning.surgery import numbers
 
-__all__ = ["IMPORTANCES", "Importance", "Ranking", "rank"]
+__all__ = ["Importance", "Ranking", "rank", "ranked"]
 
-Importance: TypeAlias = Literal["obs", "activation", "l2", "l1"]
-IMPORTANCES: tuple[Importance, ...] = ("obs", "activation", "l2", "l1")
+Importance: TypeAlias = Literal["obs", "activation", "fisher", "l2", "l1"]
 
 DAMPING = 1e-2
 """Of the mean of the diagonal, added to it."""
@@ -66,7 +65,7 @@ def rank(
         found: Its layers.
         ctx: Data that are run through the model, target, folder, seed.
         method: ``"obs"``: as above; ``"activation"``: the energy that a unit brings into its readers without repair;
-            ``"l2"``, ``"l1"``: norm of the weights that make it.
+            ``"l2"``, ``"l1"``: norm of the weights that make it. ``"fisher"`` is ``ranked`` by scores from elsewhere.
     """
     by_node = {layer.linear: layer for layer in found}
     readers = {g: [by_node[r] for r in g.readers if r in by_node] for g in structure.groups}
@@ -211,5 +210,10 @@ def _by_norm(group: Group, structure: Structure, method: Importance) -> Ranking:
         ids = structure.positions(slot)
         own = np.array([norms[ids == unit].sum() for unit in group.units])
         total += own / max(float(norms.sum()), 1e-30)
-    order = np.argsort(total, kind="stable")
-    return Ranking(group, group.units[order], np.concatenate([[0.0], np.cumsum(total[order])]))
+    return ranked(group, total)
+
+
+def ranked(group: Group, scores: Array) -> Ranking:
+    """By a score for each unit, in the order of ``group.units``."""
+    order = np.argsort(scores, kind="stable")
+    return Ranking(group, group.units[order], np.concatenate([[0.0], np.cumsum(scores[order])]))

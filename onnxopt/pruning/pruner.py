@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.evaluate.tally import Comparison
 from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context
-from onnxopt.pruning.importance import Importance, Ranking, rank
+from onnxopt.pruning.importance import Importance, Ranking, rank, ranked
 from onnxopt.pruning.layers import Layer, layers
 from onnxopt.pruning.plan import Menu, menu, units_to_cut
 from onnxopt.pruning.repair import Repaired, repair, with_biases
@@ -160,6 +160,7 @@ def open_pruner(
     block: int,
     strict: bool = False,
     keep: Collection[str] = (),
+    scores: Callable[[Model, Structure], Sequence[Array]] | None = None,
 ) -> Pruner:
     """Analyses and ranks a cleaned-up model.
 
@@ -172,11 +173,16 @@ def open_pruner(
         block: Channels that the kernels of the target take together.
         strict: Whether narrow groups are cut in whole blocks too.
         keep: Labels of nodes that keep all their channels.
+        scores: Gives a score for each unit of each group, in place of ``method``.
     """
     full = with_biases(model)
     structure = analyse(full, shapes, keep=keep)
     found = layers(full.graph, structure)
-    rankings = rank(full, structure, found, ctx, method)
+    if scores is None:
+        rankings = rank(full, structure, found, ctx, method)
+    else:
+        given = scores(full, structure)
+        rankings = tuple(ranked(group, own) for group, own in zip(structure.groups, given, strict=True))
     return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block, strict=strict), ctx)
 
 

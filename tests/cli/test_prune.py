@@ -212,3 +212,15 @@ def test_inputs_that_hardly_vary_are_no_reason_to_fail(digits, tmp_path, invoke,
     np.savez(tmp_path / "dark.npz", **{name: dark})
     arguments = ["prune", model, "-o", tmp_path / "o.onnx", "--data", tmp_path / "dark.npz", "--macs", 0.5]
     assert invoke(*arguments, "--time-limit", 1, "--threads", 1).code == 0
+
+
+def test_fisher_information_ranks_by_labels(digits, tmp_path, invoke, steady) -> None:
+    model, data = digits
+    output = tmp_path / "o.onnx"
+    arguments = ["--macs", 0.5, "--threads", 1, "--importance", "fisher"]
+    outcome = invoke("prune", model, "-o", output, "--data", data, *arguments)
+    assert outcome.code == 0, outcome
+    assert accuracy(output) >= accuracy(model) - 0.05
+    np.savez(tmp_path / "bare.npz", image=np.load(data)["image"])
+    outcome = invoke("prune", model, "-o", tmp_path / "p.onnx", "--data", tmp_path / "bare.npz", *arguments)
+    assert outcome.code == 2 and "needs labels" in outcome.err and not (tmp_path / "p.onnx").exists()
