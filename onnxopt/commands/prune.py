@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,8 @@ def prune(
         target: Where the model is to run.
         keep_failing: Write the best result even when it fails.
         accept_inconclusive: Write it when the measurement was too noisy to decide.
-        time_limit: Seconds after which no further way to share the cut out is tried, and after which training ends.
+        time_limit: Seconds after which no further way to share the cut out is tried (weighing the groups counts), and
+            after which training ends.
         progress: Told of each step.
 
     Raises:
@@ -158,14 +160,16 @@ def prune(
         if not pruner.structure.groups:
             return nothing(path, pruner)
         pruner, unsound = sound(pruner, feeds)
+        start = time.monotonic()
         pruner = scaled(pruner, scorer.output, time_limit * WEIGHING)
         price = open_price(pruner, "latency" if goal is None else goal.kind, feeds)
         if goal is not None and price.least > goal.ratio:
             return out_of_reach(path, pruner, price, goal)
+        left = max(0.0, time_limit - (time.monotonic() - start))
         if goal is not None:
-            outcome = _reach(pruner, price, goal, scorer, feeds, time_limit)
+            outcome = _reach(pruner, price, goal, scorer, feeds, left)
         else:
-            outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, time_limit)
+            outcome = _fastest(pruner, price, max_drop or 0.0, scorer, feeds, left)
         outcome, taught, said = _taught(outcome, recover, pruner, fitted, scorer, feeds, time_limit)
         report = prune_report(path, outcome, pruner, goal, max_drop, held_back, searched)
         report = replace(report, notes=(*unsound, *said, *report.notes))
