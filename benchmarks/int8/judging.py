@@ -53,7 +53,7 @@ class Row:
             return False
         if self.judgement is None:
             return True
-        within = not self.has_task or self.judgement.comparison.drop <= self.method.max_drop
+        within = not self.has_task or self.judgement.comparison.is_within(self.method.max_drop)
         return not within or self.judgement.latency.decision == "slower"
 
     def as_json(self) -> dict[str, object]:
