@@ -47,6 +47,30 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("|" + "|".join(f" {cell} ".replace("|", "/") for cell in line) + "|" for line in lines)
 
 
+def drop(most: float) -> Condition:
+    """The score is at most so much below that of the input model."""
+
+    def check(_: Data, row: Data) -> Finding:
+        found = row["judgement"]["comparison"]["drop"]
+        return Finding(found <= most, f"drop {found:+.4f} of at most {most:g}")
+
+    return check
+
+
+def stored(out: Path) -> dict[str, Data]:
+    """The entries of an earlier result, by model."""
+    return {e["id"]: e for e in json.loads(out.read_text(encoding="utf-8"))["entries"]} if out.exists() else {}
+
+
+def joined(old: Data | None, new: Data, environment: Data) -> Data:
+    """``new`` with the rows of ``old`` by other methods; each row has the environment that it was judged in."""
+    done = {row["method"] for row in new["rows"]}
+    rows = [{**row, "environment": environment} for row in new["rows"]]
+    before = old or {"rows": []}
+    rows += [{"environment": before.get("environment"), **r} for r in before["rows"] if r["method"] not in done]
+    return {**new, "rows": rows}
+
+
 def write(entries: Sequence[Data], out: Path) -> Data:
     """Write the entries of a result as JSON and return what is written."""
     document = {"entries": [_finite(entry) for entry in entries]}

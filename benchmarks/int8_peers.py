@@ -15,12 +15,10 @@ Exit code 1 when a model that onnxopt wrote is slower than fp32 or drops by more
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.entry import Entry, read_entry
 from benchmarks.int8.making import capped, kept, make
@@ -75,7 +73,7 @@ def _make(plan: Sequence[tuple[Entry, Method]], remake: bool, progress: Terminal
 
 
 def _judge(plan: Sequence[tuple[Entry, Method]], out: Path, progress: TerminalProgress) -> int:
-    from benchmarks.findings import write
+    from benchmarks.findings import joined, stored, write
     from benchmarks.int8.judging import judge_all
     from benchmarks.int8.table import report
     from onnxopt.measurement.env import environment
@@ -84,23 +82,13 @@ def _judge(plan: Sequence[tuple[Entry, Method]], out: Path, progress: TerminalPr
     block = environment(Target(threads=1))  # before: it tells how busy the machine was at the start
     entries = judge_all(plan, progress)
     block["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
-    judged = {entry["id"]: {**entry, "environment": block} for entry in entries}
-    others = json.loads(out.read_text(encoding="utf-8"))["entries"] if out.exists() else []
-    known = {entry["id"]: entry for entry in others}
-    merged = known | {name: _joined(known.get(name), entry) for name, entry in judged.items()}
+    merged = stored(out)
+    merged |= {e["id"]: joined(merged.get(e["id"]), {**e, "environment": block}, block) for e in entries}
     print(report(write([merged[name] for name in IDS if name in merged], out)))
-    broken = [f"{e['id']} {row['method']}" for e in judged.values() for row in e["rows"] if row["broken_promise"]]
+    broken = [f"{e['id']} {row['method']}" for e in entries for row in e["rows"] if row["broken_promise"]]
     for line in broken:
         progress.note(f"broken promise: {line}")
     return 1 if broken else 0
-
-
-def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """The rows of ``new``, and those of ``old`` by other methods, each with the environment that it was judged in."""
-    done = {row["method"] for row in new["rows"]}
-    rows = [{**row, "environment": new["environment"]} for row in new["rows"]]
-    kept = [row for row in (old or {"rows": []})["rows"] if row["method"] not in done]
-    return {**new, "rows": [*rows, *({"environment": (old or {}).get("environment"), **row} for row in kept)]}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ each with the environment that it was judged in. Exit code 1 when a goal is not 
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def _make(plan: Plan, remake: bool, progress: TerminalProgress) -> int:
 
 
 def _judge(plan: Plan, out: Path, progress: TerminalProgress) -> int:
-    from benchmarks.findings import write
+    from benchmarks.findings import joined, stored, write
     from benchmarks.pruning.goals import check_goals
     from benchmarks.pruning.judging import judge_all
     from benchmarks.pruning.table import report
@@ -83,11 +82,9 @@ def _judge(plan: Plan, out: Path, progress: TerminalProgress) -> int:
     block = environment(Target(threads=1))  # before: it tells how busy the machine was at the start
     judged = judge_all(plan, progress)
     block["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
-    entries = {e["id"]: e for e in json.loads(out.read_text(encoding="utf-8"))["entries"]} if out.exists() else {}
+    entries = stored(out)
     for entry in judged:
-        new = {row["method"] for row in entry["rows"]}
-        old = [row for row in entries.get(entry["id"], {"rows": []})["rows"] if row["method"] not in new]
-        rows = [*({**row, "environment": block} for row in entry["rows"]), *old]
+        rows = joined(entries.get(entry["id"]), entry, block)["rows"]
         order = [m.name for m in TASKS[entry["id"]].methods]
         rows = sorted((r for r in rows if r["method"] in order), key=lambda row: order.index(row["method"]))
         entries[entry["id"]] = {**entry, "rows": rows}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.findings import Condition, Data, Finding, Goal, together
+from benchmarks.findings import Condition, Data, Finding, Goal, drop, together
 
 NEAR = 0.02
 """What a measured latency may lie beside its goal."""
@@ -63,14 +63,6 @@ def _speed(least: float) -> Condition:
     return check
 
 
-def _drop(most: float) -> Condition:
-    def check(entry: Data, row: Data) -> Finding:
-        found = row["judgement"]["comparison"]["drop"]
-        return Finding(found <= most, f"drop {found:+.3f} of at most {most:g}")
-
-    return check
-
-
 def _agreement(entry: Data, row: Data) -> Finding:
     return Finding(True, f"agrees with fp32 on {100 * row['judgement']['agreement']['candidate_score']:.1f} %")
 
@@ -89,7 +81,7 @@ GOALS: dict[tuple[str, str, float], tuple[Condition, ...]] = {
     ("resnet50", "latency", 0.7): (_measured, _cheap),
     ("resnet50", "params", 0.7): (_counted, _speed(1.4), _cheap),
     ("mobilenet_v2", "latency", 0.7): (_measured,),
-    ("minilm", "latency", 0.75): (_not_above, _drop(0.03)),
+    ("minilm", "latency", 0.75): (_not_above, drop(0.03)),
     ("effnet", "latency", 0.8): (_not_above, _agreement),
 }
 

@@ -49,7 +49,7 @@ def export(
         origin: ``package.module:function``, a ``.pt2``, TorchScript or other file, or a folder (docs/export.md).
         output: Where the ONNX file goes.
         source: Samples to compare on; without, they are random.
-        inputs: ``NAME:DTYPE[AXES]`` for each input, where the source does not tell.
+        inputs: ``NAME:DTYPE[AXES]`` for each input, where the source does not tell, or to give free axes a size.
         exporter: Only the one of that name; ``"auto"``: the first that passes.
         opset_version: Of the operators; default: what the exporter takes to be best.
         tolerance: Largest difference as a share of the largest value of an output; default: by dtype.

@@ -10,6 +10,7 @@ import numpy as np
 from onnxopt.core.query import Model, nodes
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
+from onnxopt.data.dataset import Dataset
 from onnxopt.errors import DataError, ModelError, UsageError, nearest
 from onnxopt.recover.bridge.module import Bridge
 from onnxopt.recover.heads import Head, choose_head
@@ -102,13 +103,13 @@ def usual_rate(model: Model, bridge: Bridge, recipe: Training) -> float:
     return base / 2 if any(w.grid is not None for w in bridge.weights) else base
 
 
-def check_labels(head: Head, output: Array, split: Split) -> None:
+def check_labels(head: Head, output: Array, *parts: Dataset) -> None:
     """Raises when a label is no class of the output.
 
     Raises:
         DataError: It is not.
     """
-    for data in (split.train, split.watched):
+    for data in parts:
         for index in range(len(data)):
             labels = data[index].labels
             if labels is None:

@@ -154,7 +154,7 @@ def prepare(
     if axes and recipe.augment:
         notes.append(Note(", ".join(axes), "varied", " and ".join(recipe.augment)))
     if labelled is not None:
-        check_labels(labelled, first[labelled.name], split)
+        check_labels(labelled, first[labelled.name], split.train, split.watched)
     return Course(model, bridge, recipe, peak, heads, labelled, opened, split, joining, tuple(notes), device)
 
 

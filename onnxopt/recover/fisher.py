@@ -23,7 +23,6 @@ from onnxopt.recover.bridge.types import tensor_from
 from onnxopt.recover.choices import check_labels, choose_heads
 from onnxopt.recover.losses import label_loss
 from onnxopt.recover.options import Training
-from onnxopt.recover.samples import Split
 from onnxopt.recover.trainer import deterministic
 
 __all__ = ["Part", "fisher"]
@@ -69,7 +68,7 @@ def fisher(
     bridge = Bridge(model, outputs=[output])
     said = [bridge.run(few[i].feeds) for i in range(min(len(few), LOOKED_AT))]
     head = choose_heads([output], said, Training())[0][0]
-    check_labels(head, said[0][output], Split(few, few, few))
+    check_labels(head, said[0][output], few)
     weights = {w.name: w.parameter for w in bridge.weights}
     read = [name for name in dict.fromkeys(p.constant for _, parts in groups for p in parts) if name in weights]
     scores = [np.zeros(count) for count, _ in groups]
