@@ -33,7 +33,7 @@ def prune(config: str, kind: str, ratio: float, path: Path, data: Path, output: 
         ctx = Context(Path(folder), None, target)
         clean, shapes = prepared(model, path, feeds[0], ctx)
         structure = analyse(clean, shapes)
-        rankings = rank(clean, structure, (), ctx, "l2")
+        rankings = rank(structure, (), {}, ctx, "l2")
     costs = macs_costs(clean, structure, shapes) if kind == "macs" else params_costs(structure)
     full = widths(structure.groups)
     kept = np.maximum(np.round(SHARES[:, None] * full), LEAST_UNITS).astype(int)

@@ -41,7 +41,8 @@ IMPORTANCES = ("obs", "activation", "fisher", "l2", "l1")
 @click.option("--quantize", "then_quantize", is_flag=True, help="Quantize the pruned model on the same data.")
 @click.option("--recover", type=click.Choice(["distill"]), help="Train what comes out to answer as MODEL does.")
 @click.option("--importance", type=click.Choice(IMPORTANCES), default="obs", show_default=True)
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Node names or op types that keep their channels.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Node names or op types that stay as they are.")
+@click.option("--factor/--no-factor", default=True, show_default=True, help="Let a Conv become kh x 1 and 1 x kw.")
 @click.option("--eval-data", metavar="PATH", help="Judge on these; default: a held-back part of --data.")
 @click.option(
     "--time-limit",
@@ -87,6 +88,7 @@ def command(
         importance=importance,
         recover=recover,
         keep=shared["keep"],
+        factor=shared["factor"],
         eval_data=shared["eval_data"],
         metric=metric,
         output_name=output_name,

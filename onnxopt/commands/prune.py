@@ -66,6 +66,7 @@ def prune(
     max_drop: float | None = None,
     importance: Importance = "obs",
     keep: Sequence[str] = (),
+    factor: bool = True,
     eval_data: str | None = None,
     metric: str | None = None,
     output_name: str | None = None,
@@ -90,7 +91,8 @@ def prune(
         recover: ``"distill"``: what was repaired is trained to answer as the input does; kept where that is better.
         max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
         importance: How units are ranked.
-        keep: Patterns of node names, or op types, that keep all the channels they make.
+        keep: Patterns of node names, or op types, that keep all the channels they make, and stay one node.
+        factor: Whether a Conv may become two of lower rank.
         eval_data: Data to judge by; default: a held-back part of ``source``.
         metric: Name of the metric; default: the one that fits outputs and labels.
         output_name: Name of the output that the metric judges.
@@ -155,9 +157,18 @@ def prune(
         timed = goal is None or goal.kind == "latency"
         block = block_size(target, folder) if timed else FINE
         pruner = open_pruner(
-            clean, path, shapes, ctx, method=importance, block=block, strict=timed, keep=kept, scores=scores
+            clean,
+            path,
+            shapes,
+            ctx,
+            method=importance,
+            block=block,
+            strict=timed,
+            keep=kept,
+            scores=scores,
+            factor=factor,
         )
-        if not pruner.structure.groups:
+        if not pruner.structure.groups and not pruner.factors:
             return nothing(path, pruner)
         pruner, unsound = sound(pruner, feeds)
         start = time.monotonic()
@@ -199,15 +210,18 @@ def _taught(
 
 def _step(outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Prune:
     pruned = outcome.made
-    pairs = zip(pruner.structure.groups, pruned.kept, strict=True)
+    groups = pruner.structure.groups
+    pairs = zip(groups, pruned.kept[: len(groups)], strict=True)
     kept = tuple((group.name, int(k)) for group, k in pairs if k < len(group.units))
-    return Prune(goal, importance, block, kept, pruned.dropped)
+    ranks = tuple((f.layer.name, pruned.ranks[f.weight]) for f in pruner.factors if f.weight in pruned.ranks)
+    return Prune(goal, importance, block, kept, pruned.dropped, ranks)
 
 
 def _made(report: Report, outcome: Outcome, pruner: Pruner, steps: Sequence[Step]) -> Made:
     pruned = outcome.made
-    units = sum(len(group.units) for group in pruner.structure.groups)
-    changes = {"prune": units - int(pruned.kept.sum()) + len(pruned.dropped)}
+    groups = pruner.structure.groups
+    cut = sum(len(group.units) for group in groups) - int(pruned.kept[: len(groups)].sum())
+    changes = {"prune": cut + len(pruned.dropped) + len(pruned.ranks)}
     return Made(report, steps, changes, pruned.comparison, pruned.model, pruned.path)
 
 

@@ -28,6 +28,7 @@ class Prune:
         block: Channels that go together.
         kept: (name of a group, units it keeps).
         dropped: Nodes whose residual branches are gone.
+        ranks: (node, channels between the two Convs that it became).
     """
 
     name: ClassVar[str] = "prune"
@@ -37,6 +38,7 @@ class Prune:
     block: int
     kept: tuple[tuple[str, int], ...]
     dropped: tuple[str, ...] = ()
+    ranks: tuple[tuple[str, int], ...] = ()
 
 
 def chosen_goal(

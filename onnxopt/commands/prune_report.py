@@ -1,9 +1,10 @@
-"""What ``prune`` says: the widths of each group, what was tried, and the evidence for what was chosen."""
+"""What ``prune`` says: widths, Convs that became two, what was tried, and the evidence for what was chosen."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.paired import LatencyComparison
+from onnxopt.pruning.factors import Factor
 from onnxopt.pruning.goals import Goal, Price, Tried
 from onnxopt.pruning.pruner import Pruned, Pruner
+from onnxopt.pruning.structure import Group
 
 __all__ = ["Outcome", "nothing", "out_of_reach", "prune_report"]
 
@@ -103,6 +106,7 @@ def prune_report(
             {
                 "name": t.name,
                 "share": None if t.pruned is None else t.share,
+                "latency": _known(t.latency),
                 "sqnr_db": None if t.pruned is None else t.pruned.sqnr_db,
                 "drop": None if t.pruned is None else t.pruned.comparison.drop,
             }
@@ -112,7 +116,7 @@ def prune_report(
     if pruned is not None and measured is not None:
         shares = _shares(pruner, pruned)
         tables += [
-            _widths_table(pruner, pruned),
+            *_widths_tables(pruner, pruned),
             Table("Cost", ("", "input", "output", "share"), tuple((k, a, b, b / a) for k, (a, b) in shares.items())),
             accuracy_table(pruned.comparison),
             drift_table(pruned.comparison),
@@ -120,10 +124,8 @@ def prune_report(
             latency_table({pruned.name: measured}, "Against the input, interleaved in fresh processes"),
         ]
         data |= {
-            "groups": [
-                {"name": g.name, "units": len(g.units), "kept": int(k)}
-                for g, k in zip(pruner.structure.groups, pruned.kept, strict=True)
-            ],
+            "groups": [{"name": g.name, "units": len(g.units), "kept": int(k)} for g, k in _widths(pruner, pruned)],
+            "ranks": [{"name": f.layer.name, "rank": r} for f, r in _ranks(pruner, pruned)],
             "cost": {k: {"input": a, "output": b} for k, (a, b) in shares.items()},
             "comparison": as_json(pruned.comparison),
             "latency": as_json(measured),
@@ -171,11 +173,17 @@ def _tried_table(outcome: Outcome) -> Table:
             None if t.pruned is None else t.share,
             None if t.pruned is None else t.pruned.sqnr_db,
             None if t.pruned is None else t.pruned.comparison.candidate_score,
+            *(() if outcome.price.kind == "latency" else (_known(t.latency),)),
             _said(t, outcome),
         )
         for t in outcome.tried
     )
-    return Table("Ways to share the cut out", ("way", outcome.price.kind, "SQNR dB", "score", ""), rows)
+    speed = () if outcome.price.kind == "latency" else ("latency",)
+    return Table("Ways to share the cut out", ("way", outcome.price.kind, "SQNR dB", "score", *speed, ""), rows)
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def _said(tried: Tried, outcome: Outcome) -> str:
@@ -186,12 +194,22 @@ def _said(tried: Tried, outcome: Outcome) -> str:
     return "not tried: out of time" if tried.pruned is None else ""
 
 
-def _widths_table(pruner: Pruner, pruned: Pruned) -> Table:
-    rows = tuple(
-        (g.name, len(g.units), int(k), int(k) / len(g.units))
-        for g, k in zip(pruner.structure.groups, pruned.kept, strict=True)
-    )
-    return Table("Units", ("group", "before", "after", "share"), rows)
+def _widths(pruner: Pruner, pruned: Pruned) -> list[tuple[Group, int]]:
+    groups = pruner.structure.groups
+    return [(g, int(k)) for g, k in zip(groups, pruned.kept[: len(groups)], strict=True)]
+
+
+def _ranks(pruner: Pruner, pruned: Pruned) -> list[tuple[Factor, int]]:
+    return [(f, pruned.ranks[f.weight]) for f in pruner.factors if f.weight in pruned.ranks]
+
+
+def _widths_tables(pruner: Pruner, pruned: Pruned) -> Iterator[Table]:
+    rows = [(g.name, len(g.units), k, k / len(g.units)) for g, k in _widths(pruner, pruned) if k < len(g.units)]
+    if rows:
+        yield Table("Units", ("group", "before", "after", "share"), tuple(rows))
+    two = [(f.layer.name, "x".join(map(str, f.shape)), rank) for f, rank in _ranks(pruner, pruned)]
+    if two:
+        yield Table("Convolutions that became two", ("node", "weights", "channels between"), tuple(two))
 
 
 def _notes(pruner: Pruner, pruned: Pruned | None, given: int) -> Sequence[Note]:

@@ -23,10 +23,12 @@ from onnxopt.passes.constants import int_attribute
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import tap
 
-__all__ = ["Gram", "Reads", "not_padding", "observe"]
+__all__ = ["VECTORS", "Gram", "Reads", "not_padding", "observe"]
 
 VECTORS = 256
 """At most so many vectors of a call enter, drawn at random: neighbouring patches tell the same."""
+FEWEST = 32
+"""Vectors of a call that enter in any case, where there are so many."""
 WIDEST = 4096
 """Longer vectors are cut into parts, whose products with each other are not looked at."""
 BUDGET_BYTES = 256 << 20
@@ -75,9 +77,9 @@ class Reads:
             node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET",
         )
 
-    def vectors(self, array: Array, rng: np.random.Generator, real: Array | None = None) -> Array:
-        """At most ``VECTORS`` of the vectors in ``array``: (groups, size, count) float32."""
-        return self.at(array, self.draw(array, VECTORS, rng, real))
+    def vectors(self, array: Array, most: int, rng: np.random.Generator, real: Array | None = None) -> Array:
+        """At most ``most`` of the vectors in ``array``: (groups, size, count) float32."""
+        return self.at(array, self.draw(array, most, rng, real))
 
     def draw(self, array: Array, most: int, rng: np.random.Generator, real: Array | None = None) -> Array:
         """At most ``most`` of the places of the vectors in ``array``, in order; of padding none, where it is known.
@@ -175,17 +177,21 @@ class Gram:
         return found
 
 
-def observe(model: Model, reads: Sequence[Reads], ctx: Context) -> Iterator[tuple[Reads, Gram]]:
+def observe(
+    model: Model, reads: Sequence[Reads], ctx: Context, enough: int | None = None
+) -> Iterator[tuple[Reads, Gram]]:
     """The second moments of what is read in ``model``, over ``ctx.data``: as few passes as memory allows.
 
     Args:
         model: The model; it is not changed.
         reads: What to observe, each once.
         ctx: Data, target, folder and seed.
+        enough: Vectors that are wanted for each row; default: all that a call may give.
     """
     if ctx.data is None:
         return
     data = ctx.data
+    most = {i: VECTORS if enough is None else min(VECTORS, max(FEWEST, enough * i.size // len(data))) for i in reads}
     real = [not_padding(sample.feeds) for sample in data]
     for wave in _waves(reads):
         found = {item: Gram(item) for item in wave}
@@ -196,7 +202,7 @@ def observe(model: Model, reads: Sequence[Reads], ctx: Context) -> Iterator[tupl
                 for item, gram in found.items():
                     if item.value in values and values[item.value].size:
                         mask = real[index % len(real)]
-                        gram.update(item.vectors(values[item.value], draws[item], mask))
+                        gram.update(item.vectors(values[item.value], most[item], draws[item], mask))
                 advance(1)
         yield from found.items()
 

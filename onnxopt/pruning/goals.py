@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -28,7 +29,10 @@ CLOSE = 0.008
 ADJUSTMENTS = 6
 SLOWER = 1.05
 """Quick measurements above this put a model behind all others; the final measurement decides about the rest."""
-BLOCKS = ", blocks"
+NEAR_DB = 0.5
+"""Forms whose error is this near to the least count as equal: the fastest comes first."""
+MOST_WAYS = 16
+BLOCKS, RANKS, BOTH = ", blocks", ", ranks", ", channels and ranks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
 
@@ -84,15 +88,16 @@ class Tried:
 
 def open_price(pruner: Pruner, kind: Kind, feeds: Sequence[Feeds]) -> Price:
     """How the model's cost follows from widths."""
-    model, structure = pruner.model, pruner.structure
+    model, structure, factors = pruner.model, pruner.structure, pruner.factors
     full = pruner.choices.full
     if kind == "latency":
-        costs = latency_costs(model, structure, pruner.rankings, pruner.choices, pruner.shapes, feeds, pruner.ctx)
+        costs = latency_costs(pruner, feeds)
         whole = float(costs(full)[0])
         low = quick_ratio(pruner.reference, pruner.bare(pruner.choices.least, "least"), feeds, pruner.ctx.target)
         return Price(kind, costs, whole, low)
     known = cost(model, pruner.shapes)
-    costs = macs_costs(model, structure, pruner.shapes) if kind == "macs" else params_costs(structure)
+    macs = kind == "macs"
+    costs = macs_costs(model, structure, pruner.shapes, factors) if macs else params_costs(structure, factors)
     rest = known.params - float(costs(full)[0]) if kind == "params" else 0.0
     costs = costs.plus(rest)
     whole = float(costs(full)[0])
@@ -108,7 +113,7 @@ def search(
     time_limit: float,
     only: str | None = None,
 ) -> list[Tried]:
-    """The ways that were tried, the best by output error on held-back samples first.
+    """The ways that were tried, the best by output error on held-back samples first; of about equal ones the fastest.
 
     Args:
         pruner: The model.
@@ -129,26 +134,42 @@ def search(
             continue
         kept, share = planned, float(price.costs(planned)[0]) / price.whole
         if price.kind == "latency":
-            kept, share = _timed(pruner, price, ratio, name, planned, feeds)
+            kept, share = _timed(pruner, price, ratio, choices, name, planned, feeds)
         if not any(np.array_equal(kept, t.kept) for t in found):
             found.append(Tried(name, kept, share, pruner.make(name, kept, scorer, feeds)))
     if price.kind == "latency":
         return sorted(found, key=lambda t: -_quality(t))
     timed = [t if t.pruned is None else replace(t, latency=_latency(pruner, t.pruned, feeds)) for t in found]
-    return sorted(timed, key=lambda t: (t.latency >= SLOWER, -_quality(t)))
+    best = max((_quality(t) for t in timed if t.latency < SLOWER), default=-math.inf)
+    near = {t.name for t in timed if t.latency < SLOWER and _quality(t) >= best - NEAR_DB}
+    ordered = sorted(timed, key=lambda t: (t.latency >= SLOWER, -_quality(t)))
+    return sorted(ordered, key=lambda t: t.latency if t.name in near else math.inf)
 
 
 def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, Array]]:
-    """The plans, by name, with the widths each may use: fine ones, and ones made for the blocks of the kernels."""
-    goal = price.whole * ratio
-    found = [(name, pruner.choices, kept) for name, kept in plans(pruner.choices, price.costs, goal).items()]
-    if price.kind == "latency":
-        return found
-    blocks = aligned(pruner.choices, pruner.structure.groups, DEFAULT_BLOCK)
-    if float(price.costs(blocks.least)[0]) > goal:
-        return found
-    whole = [(name + BLOCKS, blocks, kept) for name, kept in plans(blocks, price.costs, goal).items()]
-    return [*found[:2], *whole[:2], *found[2:], *whole[2:]]
+    """The plans, by name, with the widths each may use.
+
+    Channels and ranks together, each alone, fine ones, and ones made for the blocks of the kernels. The first plans of
+    each come first.
+    """
+    goal, groups = price.whole * ratio, len(pruner.structure.groups)
+    columns = range(len(pruner.choices.full))
+    menus = {"": pruner.choices}
+    if pruner.factors and groups:
+        channels, ranks = pruner.choices.whole(columns[groups:]), pruner.choices.whole(columns[:groups])
+        menus = {RANKS: ranks, BOTH: pruner.choices, "": channels}
+    elif pruner.factors:
+        menus = {RANKS: pruner.choices}
+    if price.kind != "latency":
+        fine = dict(menus)
+        for name, choices in fine.items():
+            menus[name + BLOCKS] = aligned(choices, pruner.structure.groups, DEFAULT_BLOCK)
+    found = [
+        [(name + kind, choices, kept) for name, kept in plans(choices, price.costs, goal).items()]
+        for kind, choices in menus.items()
+        if float(price.costs(choices.least)[0]) <= goal or len(menus) == 1
+    ]
+    return [way for turn in zip_longest(*found) for way in turn if way is not None][:MOST_WAYS]
 
 
 def _latency(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> float:
@@ -161,7 +182,13 @@ def _quality(tried: Tried) -> float:
 
 
 def _timed(
-    pruner: Pruner, price: Price, ratio: float, name: str, planned: Array, feeds: Sequence[Feeds]
+    pruner: Pruner,
+    price: Price,
+    ratio: float,
+    choices: Menu,
+    name: str,
+    planned: Array,
+    feeds: Sequence[Feeds],
 ) -> tuple[Array, float]:
     """Widths of one kind of plan, begun with ``planned``, whose measured latency is nearest to the goal; and it."""
     aim, kept = ratio, planned
@@ -178,6 +205,6 @@ def _timed(
         if abs(share - ratio) <= CLOSE:
             break
         aim = float(np.clip(aim + (ratio - share), 0.02, 1.0))
-        found = plans(pruner.choices, price.costs, price.whole * aim)
-        kept = found.get(name, next(iter(found.values())))
+        found = plans(choices, price.costs, price.whole * aim)
+        kept = found.get(name.split(",")[0], next(iter(found.values())))
     return best[1], best[2]

@@ -10,7 +10,7 @@ output.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -25,16 +25,22 @@ from onnxopt.pruning.channels import Ids
 from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.structure import Group, Structure
 from onnxopt.pruning.surgery import numbers
+from onnxopt.run.target import all_cores
 
-__all__ = ["Importance", "Ranking", "rank", "ranked"]
+__all__ = ["Importance", "Ranking", "moments", "rank", "ranked", "read_by_groups"]
 
 Importance: TypeAlias = Literal["obs", "activation", "fisher", "l2", "l1"]
 
+VECTORS_A_ROW = 8
+"""So many vectors are observed for each row of a layer."""
+FROM_DATA = ("obs", "activation")
 DAMPING = 1e-2
 """Of the mean of the diagonal, added to it."""
 LEAST_DAMPING = 1e-10
 STEPS = 32
 """A group is emptied in at most so many steps; units of one step are chosen together."""
+COMPACT = 0.8
+"""With a smaller share of its rows left, a matrix is copied without the others."""
 EXACT = 2048
 """Matrices up to this size are inverted in double precision."""
 
@@ -55,35 +61,48 @@ class Ranking:
 
 
 def rank(
-    model: Model, structure: Structure, found: Sequence[Layer], ctx: Context, method: Importance = "obs"
+    structure: Structure,
+    found: Sequence[Layer],
+    files: Mapping[Reads, Sequence[Path]],
+    ctx: Context,
+    method: Importance = "obs",
 ) -> tuple[Ranking, ...]:
     """A ranking for each group.
 
     Args:
-        model: The float model; it is not changed.
-        structure: Its structure.
+        structure: Structure of the model.
         found: Its layers.
-        ctx: Data that are run through the model, target, folder, seed.
+        files: ``moments`` of what the readers of the groups read.
+        ctx: Told of each step.
         method: ``"obs"``: as above; ``"activation"``: the energy that a unit brings into its readers without repair;
             ``"l2"``, ``"l1"``: norm of the weights that make it. ``"fisher"`` is ``ranked`` by scores from elsewhere.
     """
-    by_node = {layer.linear: layer for layer in found}
-    readers = {g: [by_node[r] for r in g.readers if r in by_node] for g in structure.groups}
-    wanted = dict.fromkeys(layer.reads for some in readers.values() for layer in some)
-    files = _moments(model, tuple(wanted), ctx) if method in ("obs", "activation") else {}
+    readers = _readers(structure, found)
     done: list[Ranking] = []
     with ctx.progress.task("ranking channels", len(structure.groups)) as advance:
         for group in structure.groups:
-            known = [layer for layer in readers[group] if layer.reads in files]
+            known = [layer for layer in readers[group] if method in FROM_DATA and layer.reads in files]
             done.append(_by_output(group, known, files, method) if known else _by_norm(group, structure, method))
             advance(1)
     return tuple(done)
 
 
-def _moments(model: Model, wanted: Sequence[Reads], ctx: Context) -> dict[Reads, list[Path]]:
+def read_by_groups(structure: Structure, found: Sequence[Layer], method: Importance) -> tuple[Reads, ...]:
+    """What ``rank`` needs the moments of."""
+    readers = _readers(structure, found) if method in FROM_DATA else {}
+    return tuple(dict.fromkeys(layer.reads for some in readers.values() for layer in some))
+
+
+def _readers(structure: Structure, found: Sequence[Layer]) -> dict[Group, list[Layer]]:
+    by_node = {layer.linear: layer for layer in found}
+    return {g: [by_node[r] for r in g.readers if r in by_node] for g in structure.groups}
+
+
+def moments(model: Model, wanted: Sequence[Reads], ctx: Context) -> dict[Reads, list[Path]]:
     """One file a part of the second moments of each kind of rows: together they may be too large for memory."""
+    ctx = replace(ctx, target=all_cores(ctx.target))
     files: dict[Reads, list[Path]] = {}
-    for index, (reads, gram) in enumerate(observe(model, wanted, ctx)):
+    for index, (reads, gram) in enumerate(observe(model, wanted, ctx, VECTORS_A_ROW)):
         files[reads] = []
         for part, moment in zip(gram.parts, gram.moments(centered=True), strict=True):
             path = ctx.workdir / f"moments-{index}-{part.start}.npy"
@@ -101,12 +120,14 @@ class _Reader:
         inverse: Of the damped moments, (rows, rows).
         rows: Rows of each unit.
         scale: One over the variance of the output.
+        alive: Whether each row is not yet eliminated.
     """
 
     weight: Array
     inverse: Array
     rows: list[Array]
     scale: float
+    alive: Array
 
     def scores(self, units: Array, *, repair: bool) -> Array:
         """What each unit costs to remove now."""
@@ -136,7 +157,18 @@ class _Reader:
         self.weight[gone] = 0
         self.inverse[gone] = 0
         self.inverse[:, gone] = 0
+        self.alive[gone] = False
+        if self.alive.mean() < COMPACT:
+            self._compact()
         return max(cost, 0.0)
+
+    def _compact(self) -> None:
+        """Takes out the rows that are gone."""
+        kept = np.flatnonzero(self.alive)
+        place = np.cumsum(self.alive) - 1
+        self.weight, self.inverse = self.weight[kept], self.inverse[np.ix_(kept, kept)]
+        self.rows = [place[rows[self.alive[rows]]] for rows in self.rows]
+        self.alive = self.alive[kept]
 
 
 def _by_output(
@@ -179,7 +211,7 @@ def _parts(layer: Layer, group: Group, files: Sequence[Path], repair: bool) -> l
             own, energy = weight.astype(wide), moment.astype(wide)
             variance = float(np.einsum("io,ij,jo->", own, energy, own, optimize=True))
             table = _inverse(energy) if repair else energy
-            made.append(_Reader(own, table, rows, 1.0 / max(variance, 1e-30)))
+            made.append(_Reader(own, table, rows, 1.0 / max(variance, 1e-30), np.ones(size, bool)))
         start += size
     return made
 

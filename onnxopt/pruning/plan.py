@@ -1,25 +1,33 @@
-"""How many units each group keeps for a goal: several ways to share the cut out, among which measurement decides.
+"""How many units each group keeps for a goal, and the rank of each Conv that may become two.
 
+There are several ways to share the cut out, among which measurement decides.
 Error curves of different groups do not say how an error reaches the output, so no single rule is best (uniform widths
 beat the greedy ones at deep cuts, and lose at shallow ones): each plan here is repaired and judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from onnxopt.core.tensors import Array
 from onnxopt.pruning.costs import Costs
+from onnxopt.pruning.factors import Factor
 from onnxopt.pruning.importance import Ranking
 from onnxopt.pruning.structure import Group
 
-__all__ = ["Menu", "aligned", "menu", "plans", "units_to_cut"]
+__all__ = ["Menu", "Ranks", "aligned", "menu", "plans", "units_to_cut"]
+
+Ranks: TypeAlias = tuple[Factor, Callable[[Array], Array]]
+"""A Conv that may become two, and the error of ascending ranks, of which the last stands for the Conv as it is."""
 
 LEAST_SHARE = 0.125
 """Of its units that a group keeps at least."""
+PAYS = 0.9
+"""Share of the work of the one Conv that the two may take at most."""
 BINS = 2000
 """Steps of the cost in dynamic programming."""
 MOST_WIDTHS = 24
@@ -29,11 +37,11 @@ NARROW = 4
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """The widths that each group may have.
+    """The widths that each group may have, and behind them the ranks of each Conv that may become two.
 
     Attributes:
-        choices: For each group the numbers of units it may keep, ascending; the last is all of them.
-        errors: For each group the error of each choice.
+        choices: For each group or factor the numbers it may keep, ascending; the last stands for all.
+        errors: For each the error of each choice.
     """
 
     choices: tuple[Array, ...]
@@ -53,17 +61,24 @@ class Menu:
         """For each group the choice nearest to a number of units."""
         return np.array([c[np.abs(c - w).argmin()] for c, w in zip(self.choices, wanted, strict=True)])
 
+    def whole(self, columns: Collection[int]) -> Menu:
+        """The same, with some groups or factors left whole."""
+        pairs = list(zip(self.choices, self.errors, strict=True))
+        choices = tuple(c[-1:] if i in columns else c for i, (c, _) in enumerate(pairs))
+        return Menu(choices, tuple(e[-1:] if i in columns else e for i, (_, e) in enumerate(pairs)))
+
     def error(self, kept: Array) -> float:
         """The summed error of the choices."""
         pairs = zip(self.choices, self.errors, kept, strict=True)
         return float(sum(e[np.searchsorted(c, k)] for c, e, k in pairs))
 
 
-def menu(rankings: Sequence[Ranking], block: int, *, strict: bool) -> Menu:
+def menu(rankings: Sequence[Ranking], ranks: Sequence[Ranks], block: int, *, strict: bool) -> Menu:
     """The multiples of the block, and the whole.
 
     Args:
         rankings: One for each group.
+        ranks: One for each factor.
         block: Channels that the kernels of the target take together.
         strict: Whether narrow groups are cut in whole blocks too: less would not be faster.
     """
@@ -71,21 +86,29 @@ def menu(rankings: Sequence[Ranking], block: int, *, strict: bool) -> Menu:
     errors: list[Array] = []
     for ranking in rankings:
         count = len(ranking.group.units)
-        step = _step(ranking.group, block, strict=strict)
-        least = max(step, int(np.ceil(count * LEAST_SHARE / step)) * step, 1)
-        found = np.unique(np.append(np.arange(least, count, step), count))
-        while len(found) > MOST_WIDTHS:
-            found = np.append(found[:-1][::-1][::2][::-1], count)
-        choices.append(found)
-        errors.append(ranking.error[count - found])
+        choices.append(_multiples(count, count, _step(ranking.group, block, strict=strict)))
+        errors.append(ranking.error[count - choices[-1]])
+    for factor, error in ranks:
+        top = int(factor.full * PAYS) + 1
+        choices.append(_multiples(top, factor.full, _smaller(block, factor.full, strict=strict)))
+        errors.append(error(choices[-1]))
     return Menu(tuple(choices), tuple(errors))
+
+
+def _multiples(stop: int, whole: int, step: int) -> Array:
+    """The multiples of ``step`` below ``stop`` that are not too few, and the whole."""
+    least = max(step, int(np.ceil(whole * LEAST_SHARE / step)) * step, 1)
+    found = np.append(np.arange(least, stop, step), whole)
+    while len(found) > MOST_WIDTHS:
+        found = np.append(found[:-1][::-1][::2][::-1], whole)
+    return found
 
 
 def aligned(choices: Menu, groups: Sequence[Group], block: int) -> Menu:
     """The choices that fill half blocks, from one whole block on: kernels for blocks fall back below that."""
     masks: list[Array] = []
-    for group, widths in zip(groups, choices.choices, strict=True):
-        step = _step(group, block, strict=True)
+    for column, widths in enumerate(choices.choices):
+        step = _step(groups[column], block, strict=True) if column < len(groups) else block
         masks.append((widths >= step) & (widths % max(1, step // 2) == 0) | (widths == widths[-1]))
     pairs = list(zip(masks, choices.choices, choices.errors, strict=True))
     return Menu(tuple(c[m] for m, c, _ in pairs), tuple(e[m] for m, _, e in pairs))
@@ -94,15 +117,20 @@ def aligned(choices: Menu, groups: Sequence[Group], block: int) -> Menu:
 def _step(group: Group, block: int, *, strict: bool) -> int:
     """Units that fill a block: heads and other units of several channels count as so many."""
     positions = max(int((len(slot.ids)) // max(len(np.unique(slot.ids)), 1)) for slot in group.slots)
-    step = max(1, block // positions)
-    while not strict and step > 1 and len(group.units) < NARROW * step:
+    return _smaller(max(1, block // positions), len(group.units), strict=strict)
+
+
+def _smaller(step: int, count: int, *, strict: bool) -> int:
+    """A smaller step where few would fit."""
+    while not strict and step > 1 and count < NARROW * step:
         step //= 2
     return step
 
 
 def units_to_cut(rankings: Sequence[Ranking], kept: Array) -> frozenset[int]:
-    """The units that go when each group keeps so many."""
-    return frozenset(int(u) for r, k in zip(rankings, kept, strict=True) for u in r.order[: len(r.order) - int(k)])
+    """The units that go when each group keeps so many; what is behind the groups is not looked at."""
+    pairs = zip(rankings, kept[: len(rankings)], strict=True)
+    return frozenset(int(u) for r, k in pairs for u in r.order[: len(r.order) - int(k)])
 
 
 def plans(choices: Menu, costs: Costs, goal: float) -> dict[str, Array]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.io import save_scratch
@@ -17,7 +19,8 @@ from onnxopt.evaluate.compare import Scorer
 from onnxopt.evaluate.tally import Comparison
 from onnxopt.evaluate.verify import verify
 from onnxopt.passes.base import Context
-from onnxopt.pruning.importance import Importance, Ranking, rank, ranked
+from onnxopt.pruning.factors import Factor, error_curve, factors, split
+from onnxopt.pruning.importance import Importance, Ranking, moments, rank, ranked, read_by_groups
 from onnxopt.pruning.layers import Layer, layers
 from onnxopt.pruning.plan import Menu, menu, units_to_cut
 from onnxopt.pruning.repair import Repaired, repair, with_biases
@@ -27,6 +30,8 @@ from onnxopt.run.session import Feeds
 
 __all__ = ["Pruned", "Pruner", "open_pruner", "tolerance"]
 
+SPLIT = 10.0
+"""So much more may a Conv that became two differ: it rounds once more."""
 RTOL = 1e-5
 """Tolerated difference of the cut and the zeroed model, of the largest magnitude of an output."""
 
@@ -37,12 +42,13 @@ class Pruned:
 
     Attributes:
         name: How its widths were found.
-        kept: Units that each group keeps.
+        kept: Units that each group keeps, and the rank of each factor.
         path: Its file.
         model: The model.
         repaired: What repair did.
         comparison: Its accuracy on held-back samples.
         dropped: Nodes whose residual branches are gone.
+        ranks: Name of weights -> channels between the two Convs that took the place of one.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Pruned:
     repaired: Repaired
     comparison: Comparison
     dropped: tuple[str, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def sqnr_db(self) -> float:
@@ -73,6 +80,7 @@ class Pruner:
         rankings: One for each group.
         choices: The widths that are tried.
         ctx: Data to fit to, target, folder, seed.
+        factors: Convs that may become two.
     """
 
     model: Model
@@ -83,12 +91,18 @@ class Pruner:
     rankings: tuple[Ranking, ...]
     choices: Menu
     ctx: Context
+    factors: tuple[Factor, ...] = ()
 
     def bare(self, kept: Array, name: str) -> Path:
         """The file of the cut model without repair: for its speed."""
         path = self.ctx.workdir / f"{name}.onnx"
-        save_scratch(cut(self.model, self.shapes, self.dead(kept)), path)
+        save_scratch(split(cut(self.model, self.shapes, self.dead(kept)), self.ranks(kept)), path)
         return path
+
+    def ranks(self, kept: Array) -> dict[str, int]:
+        """Name of weights -> rank, of the Convs that become two."""
+        pairs = zip(self.factors, kept[len(self.rankings) :], strict=True)
+        return {factor.weight: int(rank) for factor, rank in pairs if rank < factor.full}
 
     def dead(self, kept: Array) -> frozenset[int]:
         """The units that go."""
@@ -99,7 +113,7 @@ class Pruner:
 
         Args:
             name: How the widths were found; also names the file.
-            kept: Units that each group keeps.
+            kept: Units that each group keeps, and the rank of each factor.
             scorer: Judges on held-back samples.
             feeds: Inputs to check on.
 
@@ -107,14 +121,15 @@ class Pruner:
             VerificationError: The cut model is not the zeroed one, or loses what was finite.
         """
         dead = self.dead(kept)
-        repaired = repair(self.model, self.structure, self.layers, dead, self.shapes, self.ctx)
+        ranks = self.ranks(kept)
+        repaired = repair(self.model, self.structure, self.layers, dead, self.shapes, self.ctx, ranks=ranks)
         file = f"{name}-{zlib.crc32(kept.tobytes()):08x}"
-        model, path = self._checked(file, repaired.weights, dead, feeds)
+        model, path = self._checked(file, repaired.weights, dead, ranks, feeds)
         comparison = scorer.compare(path)
-        made = Pruned(name, kept, path, model, repaired, comparison)
-        if not repaired.weights:
+        made = Pruned(name, kept, path, model, repaired, comparison, ranks=ranks)
+        if not repaired.weights or ranks:
             return made
-        plain, plain_path = self._checked(f"{file}-plain", {}, dead, feeds)
+        plain, plain_path = self._checked(f"{file}-plain", {}, dead, {}, feeds)
         before = Pruned(name, kept, plain_path, plain, Repaired({}, 0, 0), scorer.compare(plain_path))
         return made if made.sqnr_db >= before.sqnr_db else before
 
@@ -131,7 +146,12 @@ class Pruner:
         verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
 
     def _checked(
-        self, name: str, weights: Mapping[str, Array], dead: Collection[int], feeds: Sequence[Feeds]
+        self,
+        name: str,
+        weights: Mapping[str, Array],
+        dead: Collection[int],
+        ranks: Mapping[str, int],
+        feeds: Sequence[Feeds],
     ) -> tuple[Model, Path]:
         changed = with_values(self.model, weights)
         small = cut(changed, self.shapes, dead)
@@ -140,6 +160,10 @@ class Pruner:
         save_scratch(zeroed(changed, self.structure, dead), twin)
         try:
             verify(twin, path, feeds, self.ctx.target, rtol=tolerance(self.model))
+            if ranks:
+                small = split(small, ranks)
+                save_scratch(small, path)
+                verify(twin, path, feeds, self.ctx.target, rtol=SPLIT * tolerance(self.model))
             verify(self.reference, path, feeds, self.ctx.target, exact=False)
         except VerificationError as error:
             raise VerificationError(
@@ -161,6 +185,7 @@ def open_pruner(
     strict: bool = False,
     keep: Collection[str] = (),
     scores: Callable[[Model, Structure], Sequence[Array]] | None = None,
+    factor: bool = False,
 ) -> Pruner:
     """Analyses and ranks a cleaned-up model.
 
@@ -174,16 +199,26 @@ def open_pruner(
         strict: Whether narrow groups are cut in whole blocks too.
         keep: Labels of nodes that keep all their channels.
         scores: Gives a score for each unit of each group, in place of ``method``.
+        factor: Whether Convs may become two of lower rank.
     """
     full = with_biases(model)
     structure = analyse(full, shapes, keep=keep)
     found = layers(full.graph, structure)
+    two = factors(found, shapes, keep) if factor else ()
+    wanted = dict.fromkeys((*read_by_groups(structure, found, method), *(one.layer.reads for one in two)))
+    files = moments(full, tuple(wanted), ctx)
     if scores is None:
-        rankings = rank(full, structure, found, ctx, method)
+        rankings = rank(structure, found, files, ctx, method)
     else:
         given = scores(full, structure)
         rankings = tuple(ranked(group, own) for group, own in zip(structure.groups, given, strict=True))
-    return Pruner(full, reference, shapes, structure, found, rankings, menu(rankings, block, strict=strict), ctx)
+    curves = [(one, partial(_curve, one, files[one.layer.reads])) for one in two]
+    choices = menu(rankings, curves, block, strict=strict)
+    return Pruner(full, reference, shapes, structure, found, rankings, choices, ctx, two)
+
+
+def _curve(factor: Factor, files: Sequence[Path], ranks: Array) -> Array:
+    return error_curve(factor, [np.load(path) for path in files], ranks)
 
 
 def tolerance(model: Model) -> float:

@@ -22,6 +22,7 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.constants import is_op, tensor_of
 from onnxopt.passes.gram import not_padding
 from onnxopt.pruning.behind import behind
+from onnxopt.pruning.factors import separated
 from onnxopt.pruning.layers import Layer
 from onnxopt.pruning.ridge import Vectors, solve
 from onnxopt.pruning.stages import HELD_OUT, MOST_PLACES, PLACES, VECTORS_A_ROW, Stream, side_by_side
@@ -80,6 +81,7 @@ def repair(
     shapes: Mapping[str, tuple[int, ...]],
     ctx: Context,
     changed: Mapping[str, Array] | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> Repaired:
     """New weights for the layers behind what is cut.
 
@@ -91,6 +93,7 @@ def repair(
         shapes: Shapes of its values in one call.
         ctx: Data to fit to, target, folder, seed.
         changed: Constants that have other values in the pruned model for another reason.
+        ranks: Name of the weights of a Conv -> their rank, where it is to become two.
     """
     if ctx.data is None:
         return Repaired({}, 0, 0)
@@ -104,13 +107,22 @@ def repair(
         for layer, stage in zip(wanted, parts, strict=True):
             original.advance(stage, {})
             pruned.advance(stage, weights)
-            solved += _solve(layer, original, pruned, stays, weights, ctx.seed)
+            rank = (ranks or {}).get(layer.linear.weight.name or "")
+            solved += _solve(layer, original, pruned, stays, weights, ctx.seed, rank)
             advance(1)
     return Repaired(weights, solved, len(original.feeds))
 
 
-def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights: dict[str, Array], seed: int) -> bool:
-    """Whether the layer got new weights: something it reads is not as in the original."""
+def _solve(
+    layer: Layer,
+    original: Stream,
+    pruned: Stream,
+    stays: Alive,
+    weights: dict[str, Array],
+    seed: int,
+    rank: int | None,
+) -> bool:
+    """Whether the layer got new weights: it is to have a lower rank, or what it reads is not as in the original."""
     linear = layer.linear
     name, bias_name = linear.weight.name or "", linear.bias.name if linear.bias is not None else None
     full = numbers(linear.weight)
@@ -120,15 +132,17 @@ def _solve(layer: Layer, original: Stream, pruned: Stream, stays: Alive, weights
     offsets = (first if has_bias else np.zeros_like(first)).reshape(matrix.shape[0], -1).astype(np.float32)
     rows = layer.rows_alive(stays)
     columns = layer.columns_alive(stays, matrix.shape[0] * matrix.shape[2])
-    vectors = _gather(layer, matrix, offsets, original, pruned, rows, columns, seed)
-    if vectors is None:
+    vectors, same = _gather(layer, matrix, offsets, original, pruned, rows, columns, seed)
+    if vectors is None or (same and rank is None):
         return False
     present = layer.matrix(weights.get(name, full)).copy()
     moved: Array = offsets.copy()
     inside = rows[:, :, None] & columns[:, None, :]
     start = present[inside].reshape(vectors.x.shape[0], vectors.x.shape[1], vectors.y.shape[1])
     bias = offsets[columns].reshape(vectors.y.shape[:2]) if has_bias else None
-    better, bias = solve(vectors, start, bias)
+    better, bias = (start, bias) if same else solve(vectors, start, bias)
+    if rank is not None:
+        better, bias = separated(vectors, better, bias, layer.reads, rank)
     present[inside] = better.ravel()
     if bias is not None:
         moved[columns] = bias.ravel()
@@ -154,11 +168,11 @@ def _gather(
     rows: Array,
     columns: Array,
     seed: int,
-) -> Vectors | None:
-    """What to solve from; ``None``: the layer reads what it did before, or nothing of it is left."""
+) -> tuple[Vectors | None, bool]:
+    """What to solve from, ``None`` where nothing of the layer is left; and whether it reads what it did before."""
     left = rows.any(axis=1) & columns.any(axis=1)
     if not left.any():
-        return None
+        return None, True
     shape = int(left.sum()), int(rows[left][0].sum()), int(columns[left][0].sum())
     samples = len(original.feeds)
     room = VECTOR_BYTES // (4 * shape[0] * (shape[1] + 2 * shape[2]))
@@ -184,7 +198,7 @@ def _gather(
         x_left = now[rows].reshape(shape[0], shape[1], -1)
         y_left = y[columns].reshape(shape[0], shape[2], -1)
         vectors.update(x_left, y_left, added, judges=index in judging)
-    return None if same else vectors
+    return vectors, same
 
 
 def _added(

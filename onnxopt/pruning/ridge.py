@@ -110,19 +110,26 @@ def solve(vectors: Vectors, start: Array, bias: Array | None) -> tuple[Array, Ar
     judge = vectors.part(vectors.fitted, vectors.count) if vectors.count > vectors.fitted else fit
     least, best = judge.error(start, zero), None
     solver = _Dual(fit, centered) if _is_dual(fit) else _Primal(fit, centered)
+    right, last = solver.right(fit.y - fit.added), np.inf
     for strength in LAMBDAS:
-        found = solver.solve(fit.y - fit.added, start, strength)
+        found = solver.solve(right, start, strength)
         error = judge.error(*found)
         if np.isfinite(error) and error < least:
             least, best = error, strength
+        if error > last:  # one valley
+            break
+        last = error
     if best is None:
         return start, bias
     everything = vectors.part(0, vectors.count)
-    del solver
-    solver = _Dual(everything, centered) if _is_dual(everything) else _Primal(everything, centered)
-    weight, offset = solver.solve(everything.y - everything.added, start, best)
+    if isinstance(solver, _Primal):
+        solver = solver if judge is fit else solver.joined(_Primal(judge, centered))
+    else:
+        del solver
+        solver = _Dual(everything, centered)
+    weight, offset = solver.solve(solver.right(everything.y - everything.added), start, best)
     for _ in range(0 if vectors.bounds.is_open else ROUNDS):
-        weight, offset = solver.solve(everything.wanted(weight, offset), start, best)
+        weight, offset = solver.solve(solver.right(everything.wanted(weight, offset)), start, best)
     return weight, (offset if centered else None)
 
 
@@ -132,27 +139,51 @@ def _is_dual(vectors: Vectors) -> bool:
 
 
 class _Primal:
-    """Keeps ``H``; each right-hand side is one more solve."""
+    """Keeps ``H`` and its factor for one strength; each right-hand side is one more solve."""
 
     def __init__(self, vectors: Vectors, centered: bool) -> None:
-        self._x, self._centered = vectors.x, centered
-        self._mean = vectors.x.mean(axis=2, dtype=np.float64) * centered
-        self._h = np.matmul(vectors.x, vectors.x.transpose(0, 2, 1)).astype(np.float64) / max(vectors.count, 1)
-        self._h -= self._mean[:, :, None] * self._mean[:, None, :]
+        self._parts, self._centered = [vectors.x], centered
+        self._sum = vectors.x.sum(axis=2, dtype=np.float64)
+        self._products = np.matmul(vectors.x, vectors.x.transpose(0, 2, 1)).astype(np.float64)
+        self._count = vectors.count
+        self._factors: tuple[float, list[Array]] | None = None
 
-    def solve(self, wanted: Array, start: Array, strength: float) -> tuple[Array, Array]:
-        """Weights and bias (zero where it stays out)."""
+    def joined(self, other: _Primal) -> _Primal:
+        """This one, with the vectors of ``other`` behind its own."""
+        self._parts += other._parts
+        self._sum += other._sum
+        self._products += other._products
+        self._count += other._count
+        self._factors = None
+        return self
+
+    @property
+    def _mean(self) -> Array:
+        return self._sum / max(self._count, 1) * self._centered
+
+    def right(self, wanted: Array) -> tuple[Array, Array]:
+        """``R``, and the mean of what is wanted: (groups, columns, n)."""
         middle = wanted.mean(axis=2, dtype=np.float64) * self._centered
-        r = np.matmul(self._x, wanted.transpose(0, 2, 1)).astype(np.float64) / max(wanted.shape[2], 1)
-        r -= self._mean[:, :, None] * middle[:, None, :]
-        size = self._h.shape[1]
-        damping = np.maximum(strength * np.trace(self._h, axis1=1, axis2=2) / max(size, 1), 1e-30)
-        damped = self._h + np.eye(size) * damping[:, None, None]
-        change = r - self._h @ start
-        if len(damped) > 1:
-            weight = start + cast(Array, np.linalg.solve(damped, change))
+        start, r = 0, np.zeros((wanted.shape[0], self._sum.shape[1], wanted.shape[1]))
+        for x in self._parts:
+            stop = start + x.shape[2]
+            r += np.matmul(x, wanted[:, :, start:stop].transpose(0, 2, 1))
+            start = stop
+        return r / max(self._count, 1) - self._mean[:, :, None] * middle[:, None, :], middle
+
+    def solve(self, right: tuple[Array, Array], start: Array, strength: float) -> tuple[Array, Array]:
+        """Weights and bias (zero where it stays out)."""
+        r, middle = right
+        h = self._products / max(self._count, 1) - self._mean[:, :, None] * self._mean[:, None, :]
+        change = r - h @ start
+        size = h.shape[1]
+        damping = np.maximum(strength * np.trace(h, axis1=1, axis2=2) / max(size, 1), 1e-30)
+        if len(h) > 1:
+            weight = start + cast(Array, np.linalg.solve(h + np.eye(size) * damping[:, None, None], change))
         else:
-            weight = start + _solved(damped[0], change[0])[None]
+            if self._factors is None or self._factors[0] != strength:
+                self._factors = strength, _factored(h[0] + np.eye(size) * damping[0])
+            weight = start + _solved(self._factors[1], change[0])[None]
         return weight, middle - np.einsum("gio,gi->go", weight, self._mean)
 
 
@@ -164,21 +195,33 @@ class _Dual:
         self._mean = vectors.x[0].mean(axis=1, keepdims=True) * centered
         self._rows = vectors.x[0] - self._mean
         self._kernel = (self._rows.T @ self._rows).astype(np.float64)
+        self._factors: tuple[float, list[Array]] | None = None
 
-    def solve(self, wanted: Array, start: Array, strength: float) -> tuple[Array, Array]:
-        """Weights and bias (zero where it stays out)."""
+    def right(self, wanted: Array) -> tuple[Array, Array]:
+        """What is wanted around its mean, and the mean."""
         middle = wanted[0].mean(axis=1, keepdims=True) * self._centered
-        change = (wanted[0] - middle - start[0].T.astype(np.float32) @ self._rows).T.astype(np.float64)
-        damping = max(strength * float(np.trace(self._kernel)) / len(self._rows), 1e-30)
-        dual = _solved(self._kernel + np.eye(len(self._kernel)) * damping, change)
-        weight = start[0] + self._rows @ dual.astype(np.float32)
-        return weight[None], (middle - weight.T @ self._mean).T
+        return wanted[0] - middle, middle
+
+    def solve(self, right: tuple[Array, Array], start: Array, strength: float) -> tuple[Array, Array]:
+        """Weights and bias (zero where it stays out)."""
+        change = (right[0] - start[0].T.astype(np.float32) @ self._rows).T.astype(np.float64)
+        if self._factors is None or self._factors[0] != strength:
+            damping = max(strength * float(np.trace(self._kernel)) / len(self._rows), 1e-30)
+            self._factors = strength, _factored(self._kernel + np.eye(len(self._kernel)) * damping)
+        weight = start[0] + self._rows @ _solved(self._factors[1], change).astype(np.float32)
+        return weight[None], (right[1] - weight.T @ self._mean).T
 
 
-def _solved(matrix: Array, wanted: Array) -> Array:
-    """``matrix^-1 wanted`` of a positive definite matrix, which is overwritten; NaN where it is not."""
+def _factored(matrix: Array) -> list[Array]:
+    """The Cholesky factor of a matrix, which is overwritten; empty where it is not positive definite."""
     try:
-        factor = linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return [linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)]
     except linalg.LinAlgError:
+        return []
+
+
+def _solved(factor: list[Array], wanted: Array) -> Array:
+    """``matrix^-1 wanted``; NaN without a factor."""
+    if not factor:
         return np.multiply(wanted, np.nan)
-    return linalg.cho_solve((factor, True), wanted, check_finite=False)
+    return linalg.cho_solve((factor[0], True), wanted, check_finite=False)

@@ -1,7 +1,7 @@
 """How much of a group's error reaches the output of the model: what makes the errors of different groups comparable.
 
-Each group is cut to half by itself, its readers are repaired, and the model runs on some samples. The error curve of
-the group is scaled so that it agrees with what came out.
+Each group is cut to half by itself (each Conv that may become two to half of its rank), its readers are repaired, and
+the model runs on some samples. The error curve of the group is scaled so that it agrees with what came out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from onnxopt.core.io import save_scratch
 from onnxopt.core.tensors import Array
 from onnxopt.data.dataset import Dataset
+from onnxopt.pruning.factors import split
 from onnxopt.pruning.plan import Menu
 from onnxopt.pruning.pruner import Pruner
 from onnxopt.pruning.repair import repair
@@ -59,7 +60,7 @@ def scaled(pruner: Pruner, output: str, limit_s: float) -> Pruner:
 
 
 def _scaled(pruner: Pruner, index: int, output: str, few: Dataset, wanted: list[Array]) -> Array:
-    """The error curve of one group."""
+    """The error curve of one group or factor."""
     choices = pruner.choices
     kept, widths = choices.full, choices.choices[index]
     place = int(np.abs(widths - widths[-1] * SHARE).argmin())
@@ -68,11 +69,14 @@ def _scaled(pruner: Pruner, index: int, output: str, few: Dataset, wanted: list[
         return choices.errors[index]
     kept[index] = widths[place]
     dead = pruner.dead(kept)
-    readers = set(pruner.structure.groups[index].readers)
-    found = tuple(layer for layer in pruner.layers if layer.linear in readers)
-    repaired = repair(pruner.model, pruner.structure, found, dead, pruner.shapes, pruner.ctx)
+    groups, ranks = pruner.structure.groups, pruner.ranks(kept)
+    if index < len(groups):
+        found = tuple(layer for layer in pruner.layers if layer.linear in groups[index].readers)
+    else:
+        found = (pruner.factors[index - len(groups)].layer,)
+    repaired = repair(pruner.model, pruner.structure, found, dead, pruner.shapes, pruner.ctx, ranks=ranks)
     path = pruner.ctx.workdir / "weighed.onnx"
-    save_scratch(cut(with_values(pruner.model, repaired.weights), pruner.shapes, dead), path)
+    save_scratch(split(cut(with_values(pruner.model, repaired.weights), pruner.shapes, dead), ranks), path)
     session = open_session(path, pruner.ctx.target)
     error, size = 0.0, 0.0
     for sample, expected in zip(few, wanted, strict=True):

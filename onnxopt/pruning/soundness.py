@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from onnxopt.core.report import Note
 from onnxopt.errors import VerificationError
-from onnxopt.pruning.plan import Menu
 from onnxopt.pruning.pruner import Pruner
 from onnxopt.run.session import Feeds
 
@@ -35,12 +34,13 @@ def sound(pruner: Pruner, feeds: Sequence[Feeds]) -> tuple[Pruner, tuple[Note, .
     groups = pruner.structure.groups
     with pruner.ctx.progress.task("checking groups", len(groups)) as advance:
         for index in range(len(groups)):
-            alone = _whole(pruner, [i for i in range(len(groups)) if i != index])
+            others = [i for i in range(len(groups)) if i != index]
+            alone = replace(pruner, choices=pruner.choices.whole(others))
             problem = _problem(alone, feeds)
             if problem:
                 failing[index] = problem
             advance(1)
-    kept = _whole(pruner, list(failing))
+    kept = replace(pruner, choices=pruner.choices.whole(failing))
     kept.check(kept.choices.least, feeds)
     return kept, tuple(Note(groups[i].name, "kept", f"cutting it is not exact: {why}") for i, why in failing.items())
 
@@ -51,11 +51,3 @@ def _problem(tried: Pruner, feeds: Sequence[Feeds]) -> str:
     except VerificationError as error:
         return error.what
     return ""
-
-
-def _whole(pruner: Pruner, groups: Sequence[int]) -> Pruner:
-    """The pruner with some groups left whole."""
-    pairs = list(zip(pruner.choices.choices, pruner.choices.errors, strict=True))
-    choices = tuple(c[-1:] if i in groups else c for i, (c, _) in enumerate(pairs))
-    errors = tuple(e[-1:] if i in groups else e for i, (_, e) in enumerate(pairs))
-    return replace(pruner, choices=Menu(choices, errors))

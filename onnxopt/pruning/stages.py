@@ -1,13 +1,14 @@
 """A model run stage by stage over many samples, so that weights can be changed between the stages.
 
-What is alive between two stages (produced before, read after) is kept for every sample in 16 bits, so that each node
-runs once. Two streams go through the same stages: one with the original weights, one with the changed ones.
+What is alive between two stages (produced before, read after) is kept for every sample, in 16 bits where that is much,
+so that each node runs once, on all cores: nothing is measured here. Two streams go through the same stages: one with
+the original weights, one with the changed ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from onnxopt.core.tensors import Array
 from onnxopt.passes.base import Context
 from onnxopt.pruning.surgery import with_values
 from onnxopt.run.session import Feeds, open_session
+from onnxopt.run.target import all_cores
 
 __all__ = ["HELD_OUT", "MOST_PLACES", "PLACES", "VECTORS_A_ROW", "Stage", "Stream", "side_by_side"]
 
@@ -85,7 +87,9 @@ def side_by_side(
     data = ctx.data or ()
     room = max(LIVE_BYTES // max(_live_bytes(parts, shapes), 1), FEWEST)
     feeds = [data[i].feeds for i in range(min(len(data), room))]
-    return parts, Stream(feeds, ctx), Stream(feeds, ctx)
+    half = 2 * _live_bytes(parts, shapes) * len(feeds) > LIVE_BYTES
+    ctx = replace(ctx, target=all_cores(ctx.target))
+    return parts, Stream(feeds, ctx, half), Stream(feeds, ctx, half)
 
 
 def _live_bytes(found: Sequence[Stage], shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -133,11 +137,13 @@ class Stream:
     Attributes:
         feeds: Inputs of the model, one mapping a sample.
         ctx: Target and folder.
+        half: Whether values are kept in 16 bits.
         values: Live values of each sample.
     """
 
     feeds: Sequence[Feeds]
     ctx: Context
+    half: bool = True
     values: list[dict[str, Array]] = field(default_factory=list[dict[str, Array]])
 
     def advance(self, stage: Stage, weights: Mapping[str, Array]) -> None:
@@ -153,7 +159,8 @@ class Stream:
             if session is not None:
                 given = {n: _wide(values[n]) if n in values else feeds[n] for n in stage.inputs}
                 made = session.run(given, list(stage.outputs))
-                values.update({name: _half(np.asarray(array)) for name, array in made.items()})
+                arrays = {name: np.asarray(array) for name, array in made.items()}
+                values.update({name: _half(array) if self.half else array for name, array in arrays.items()})
             for name in [n for n in values if n not in stage.live]:
                 del values[name]
 

@@ -7,7 +7,8 @@ taken inside the whole model, so that fusions and blocked layouts are as they wi
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,16 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.core.io import save_scratch
-from onnxopt.core.query import Model
 from onnxopt.core.tensors import Array
 from onnxopt.measurement.profile import profile
-from onnxopt.passes.base import Context
-from onnxopt.pruning.costs import Costs, Term, node_shares
-from onnxopt.pruning.importance import Ranking
-from onnxopt.pruning.plan import Menu, units_to_cut
-from onnxopt.pruning.structure import Structure
-from onnxopt.pruning.surgery import cut
+from onnxopt.pruning.costs import Costs, Share, Term, node_shares, sides
+from onnxopt.pruning.factors import ROWS
+from onnxopt.pruning.pruner import Pruner
 from onnxopt.run.session import Feeds, Session, open_session
 from onnxopt.run.target import Target
 
@@ -33,6 +29,8 @@ __all__ = ["DEFAULT_BLOCK", "block_size", "latency_costs", "quick_ratio"]
 DEFAULT_BLOCK = 16
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the units of every group, for the profiles."""
+SPLIT_SHARES = (0.9, 0.5, 0.25)
+"""Of the rank at which two Convs cost as much as one, for the profiles of those that may become two."""
 PROBE_CHANNELS, PROBE_SIZE, PROBE_ROUNDS = 96, 16, 60
 PAIRS, LONGEST_S = 24, 2.5
 
@@ -73,47 +71,62 @@ def _probe(channels: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def latency_costs(
-    model: Model,
-    structure: Structure,
-    rankings: Sequence[Ranking],
-    choices: Menu,
-    shapes: Mapping[str, tuple[int, ...]],
-    feeds: Sequence[Feeds],
-    ctx: Context,
-) -> Costs:
-    """Predicted milliseconds of widths.
+def latency_costs(pruner: Pruner, feeds: Sequence[Feeds]) -> Costs:
+    """Predicted milliseconds of widths, and of Convs that become two.
 
     The time of each node is a straight line over the share of its work that stays, fitted to the profiles.
     """
-    shares = node_shares(model, structure)
-    points: dict[str, list[tuple[float, float]]] = {}
-    with ctx.progress.task("timing widths", len(SHARES)) as advance:
-        for share in SHARES:
-            kept = choices.near(choices.full * share)
-            path = ctx.workdir / "widths.onnx"
-            save_scratch(cut(model, shapes, units_to_cut(rankings, kept)), path)
-            times: dict[str, float] = {}
-            for kernel in profile(path, feeds, ctx.target).times:
-                name = kernel.nodes[0] if kernel.nodes else ""
-                times[name] = times.get(name, 0.0) + kernel.time_ms
-            for name, ms in times.items():
-                work = _work(shares.get(name, ()), kept)
-                points.setdefault(name, []).append((work, ms))
-            advance(1)
-    terms = [_term(found, shares.get(name, ())) for name, found in points.items()]
-    return Costs(terms, len(structure.groups))
+    groups, choices = len(pruner.structure.groups), pruner.choices
+    cuts = [choices.whole(range(groups, len(choices.full))).near(choices.full * share) for share in SHARES]
+    splits = [choices.whole(range(groups)).near(choices.full * share) for share in SPLIT_SHARES if pruner.factors]
+    shares = node_shares(pruner.model, pruner.structure)
+    with pruner.ctx.progress.task("timing widths", len(cuts) + len(splits)) as advance:
+        points = _points(pruner, cuts, feeds, advance)
+        two = _points(pruner, splits, feeds, advance)
+    terms: list[Term] = []
+    for column, factor, (read, made) in sides(pruner.structure, pruner.factors):
+        name, between = factor.layer.name, (0.0, {column: 1 / factor.full})
+        gate = column, factor.full, False
+        for part, side in ((f"{name}{ROWS}", read), (name, made)):
+            found = [(float(kept[column] / factor.full), ms) for kept, ms in two.get(part, ()) if _is_two(kept, gate)]
+            terms.append(replace(_term(found, (between, side), len(found)), gate=gate))
+        whole = [(_work(shares.get(name, ()), kept), ms) for kept, ms in points.pop(name, ())]
+        terms.append(replace(_term(whole, shares.get(name, ()), len(cuts)), gate=(column, factor.full, True)))
+    for name, measured in points.items():
+        axes = shares.get(name, ())
+        terms.append(_term([(_work(axes, kept), ms) for kept, ms in measured], axes, len(cuts)))
+    return Costs(terms, len(choices.full))
 
 
-def _work(axes: Sequence[tuple[float, Mapping[int, float]]], kept: Array) -> float:
+def _points(
+    pruner: Pruner, widths: Sequence[Array], feeds: Sequence[Feeds], advance: Callable[[int], None]
+) -> dict[str, list[tuple[Array, float]]]:
+    """For each node the milliseconds at each of some widths."""
+    points: dict[str, list[tuple[Array, float]]] = {}
+    for kept in widths:
+        times: dict[str, float] = {}
+        for kernel in profile(pruner.bare(kept, "widths"), feeds, pruner.ctx.target).times:
+            name = kernel.nodes[0] if kernel.nodes else ""
+            times[name] = times.get(name, 0.0) + kernel.time_ms
+        for name, ms in times.items():
+            points.setdefault(name, []).append((kept, ms))
+        advance(1)
+    return points
+
+
+def _is_two(kept: Array, gate: tuple[int, int, bool]) -> bool:
+    return int(kept[gate[0]]) < gate[1]
+
+
+def _work(axes: Sequence[Share], kept: Array) -> float:
     return float(np.prod([fixed + sum(s * kept[g] for g, s in units.items()) for fixed, units in axes]))
 
 
-def _term(points: Sequence[tuple[float, float]], axes: tuple[tuple[float, Mapping[int, float]], ...]) -> Term:
-    """The straight line through the points, neither end below zero."""
+def _term(points: Sequence[tuple[float, float]], axes: tuple[Share, ...], enough: int) -> Term:
+    """The straight line through the points, neither end below zero; their mean where they are not ``enough``."""
     works, times = np.array([p[0] for p in points]), np.array([p[1] for p in points])
-    if not axes or len(points) < len(SHARES):
-        return Term(float(times.mean()), 0.0, ())
+    if not axes or not points or len(points) < enough:
+        return Term(float(times.mean()) if points else 0.0, 0.0, ())
     centre = works - works.mean()
     slope = float(centre @ times / max(float(centre @ centre), 1e-30))
     fixed = float(times.mean() - slope * works.mean())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from onnxopt.errors import UsageError, nearest
 
-__all__ = ["PROVIDERS", "Provider", "Target", "allowed_cores", "cpu_flags", "provider"]
+__all__ = ["PROVIDERS", "Provider", "Target", "all_cores", "allowed_cores", "cpu_flags", "provider"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Target:
             raise UsageError(
                 f"{self.threads} threads cannot run a model", where="--threads", fix="give a number from 1 up"
             )
+
+
+def all_cores(target: Target) -> Target:
+    """The target with all cores that are allowed here: for what is computed but not measured."""
+    return replace(target, threads=max(target.threads, allowed_cores()))
 
 
 def allowed_cores() -> int:

@@ -69,7 +69,7 @@ def test_half_of_the_work_goes_and_the_accuracy_stays(digits, tmp_path, invoke, 
     assert model.read_bytes() == before
     stamp = json.loads(next(p.value for p in onnx.load(output).metadata_props if p.key == "onnxopt"))
     assert stamp["recipe"][0]["pass"] == "prune"
-    assert stamp["recipe"][0]["kept"]
+    assert stamp["recipe"][0].get("kept") or stamp["recipe"][0].get("ranks")
     names = [[o.name for o in ort.InferenceSession(str(p)).get_outputs()] for p in (model, output)]
     assert names[0] == names[1]
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxopt.passes.base import Context
-from onnxopt.passes.gram import Gram, Reads, observe
+from onnxopt.passes.gram import VECTORS, Gram, Reads, observe
 from onnxopt.quantization.fixes import rounding
 from onnxopt.quantization.fixes.choose import Fixes, choose_rounding
 from onnxopt.quantization.fixes.rounding import descend
@@ -98,7 +98,7 @@ def test_the_patches_are_those_that_conv_reads(lab, rng, attributes):
     model = lab.build(HEAD + f"(float[N,4,7,6] x) => (float[N,8,H,W] y) {{ y = Conv <{attributes}> (x, w) }}", w=w)
     x = rng.standard_normal((2, 4, 7, 6)).astype(np.float32)
     reads = Reads.of(model.graph[0], "x", w.shape, 0)
-    vectors = reads.vectors(x, rng)
+    vectors = reads.vectors(x, VECTORS, rng)
     assert vectors.shape[:2] == (group, 4 // group * 6)
     found = w.reshape(group, 8 // group, -1) @ vectors  # (groups, outputs, places of both samples)
     expected = lab.outputs(lab.source, {"x": x})[0].reshape(2, 8, -1).transpose(1, 0, 2).reshape(8, -1)
@@ -108,7 +108,7 @@ def test_the_patches_are_those_that_conv_reads(lab, rng, attributes):
 def test_long_vectors_are_looked_at_in_parts_and_many_are_sampled(rng, monkeypatch):
     monkeypatch.setattr("onnxopt.passes.gram.WIDEST", 10)
     gram, array = Gram(reads := Reads("x", 1, 25)), rng.standard_normal((40, 30, 25)).astype(np.float32)
-    vectors = reads.vectors(array, rng)
+    vectors = reads.vectors(array, VECTORS, rng)
     assert vectors.shape == (1, 25, 256)
     for half in np.split(vectors, 2, axis=2):
         gram.update(half)
