@@ -1,4 +1,4 @@
-"""``inspect --prune``: the units that can be cut, in groups; what each group holds; what stands in the way, and why."""
+"""``inspect --prune``: units that can be cut, in groups; Convs that can become two; what stands in the way, and why."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.pipeline import ROUNDS, run
 from onnxopt.passes.registry import OPTIMIZE, create
 from onnxopt.pruning.costs import Costs, macs_costs, params_costs, widths
+from onnxopt.pruning.factors import factors
+from onnxopt.pruning.layers import layers
 from onnxopt.pruning.structure import Structure, analyse
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
@@ -23,6 +25,7 @@ from onnxopt.run.target import Target
 
 __all__ = ["Cuts", "plan_cuts", "prepared"]
 
+FACTOR_COLUMNS = ("node", "weights", "rank of equal work")
 COLUMNS = ("group", "operator", "units", "channels a unit", "params", "MACs", "made by", "read by")
 
 
@@ -73,12 +76,19 @@ def plan_cuts(model: Model, path: Path, feeds: Feeds, target: Target, progress: 
         )
         for index, group in enumerate(structure.groups)
     ]
+    two = [
+        (factor.layer.name, "x".join(map(str, factor.shape)), factor.full)
+        for factor in factors(layers(clean.graph, structure), shapes, ())
+    ]
     barriers = tuple((note.node, note.reason) for note in structure.barriers)
     tables = [Table("Units that can be cut", COLUMNS, tuple(rows))]
+    if two:
+        tables.append(Table("Convs that can become two", FACTOR_COLUMNS, tuple(two)))
     if barriers:
         tables.append(Table("What keeps channels from being cut", ("node", "reason"), barriers))
     data: dict[str, JSON] = {
         "prunable": [dict(zip((c.replace(" ", "_") for c in COLUMNS), row, strict=True)) for row in rows],
+        "factors": [dict(zip(("node", "weights", "even_rank"), row, strict=True)) for row in two],
         "prune_barriers": [{"node": node, "reason": reason} for node, reason in barriers],
     }
     return Cuts(data, tuple(tables), structure.barriers)

@@ -14,7 +14,7 @@ from onnxopt.commands.prune_depth import shallow
 from onnxopt.commands.prune_file import Made, Writing
 from onnxopt.commands.prune_fisher import fisher_scores
 from onnxopt.commands.prune_masks import masked, wanted_zeros
-from onnxopt.commands.prune_options import Prune, chosen_goal, kept_labels, refuse_unfit
+from onnxopt.commands.prune_options import Prune, chosen_goal, chosen_importance, kept_labels, refuse_unfit
 from onnxopt.commands.prune_report import Outcome, nothing, out_of_reach, prune_report
 from onnxopt.commands.quantize_data import SEARCH_SAMPLES, fitted_to, split_data, spread
 from onnxopt.commands.recovery import Recovery, check_recovery, check_samples, distilled_outcome
@@ -64,7 +64,7 @@ def prune(
     drop_blocks: int | None = None,
     recover: Recovery | None = None,
     max_drop: float | None = None,
-    importance: Importance = "obs",
+    importance: Importance | None = None,
     keep: Sequence[str] = (),
     factor: bool = True,
     eval_data: str | None = None,
@@ -90,7 +90,7 @@ def prune(
         drop_blocks: Number of residual branches that go.
         recover: ``"distill"``: what was repaired is trained to answer as the input does; kept where that is better.
         max_drop: Largest drop of the metric; alone: the fastest model within it is looked for.
-        importance: How units are ranked.
+        importance: How units are ranked; default: ``"obs"``.
         keep: Patterns of node names, or op types, that keep all the channels they make, and stay one node.
         factor: Whether a Conv may become two of lower rank.
         eval_data: Data to judge by; default: a held-back part of ``source``.
@@ -108,11 +108,9 @@ def prune(
         OnnxoptError: The model or the data cannot be used, or the output cannot be written.
     """
     zeros = wanted_zeros(sparsity, nm)
-    goal = chosen_goal(
-        {"latency": latency, "macs": macs, "params": params},
-        {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks},
-        max_drop,
-    )
+    others = {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks}
+    goal = chosen_goal({"latency": latency, "macs": macs, "params": params}, others, max_drop)
+    importance = chosen_importance(importance, others)
     if recover is not None and zeros is not None:
         raise UsageError(
             "training would fill the zeros again",

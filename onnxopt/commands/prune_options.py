@@ -15,7 +15,7 @@ from onnxopt.quantization.existing import is_integer
 from onnxopt.quantization.nonfinite import nonfinite_constants
 from onnxopt.quantization.patterns import excluded
 
-__all__ = ["Prune", "chosen_goal", "kept_labels", "refuse_unfit"]
+__all__ = ["Prune", "chosen_goal", "chosen_importance", "kept_labels", "refuse_unfit"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,22 @@ def chosen_goal(
             )
         return Goal(kind, ratio)  # pyright: ignore[reportArgumentType]
     return None
+
+
+def chosen_importance(importance: Importance | None, others: Mapping[str, object]) -> Importance:
+    """How units are ranked.
+
+    Raises:
+        UsageError: One was given, and no units are cut.
+    """
+    for name, value in others.items():
+        if value is not None and importance is not None:
+            raise UsageError(
+                f"--{name} ranks no channels",
+                where=f"--importance {importance}",
+                fix="leave it out, or give --latency, --macs or --params",
+            )
+    return importance or "obs"
 
 
 def refuse_unfit(model: Model, path: Path) -> None:

@@ -29,6 +29,8 @@ VECTORS = 256
 """At most so many vectors of a call enter, drawn at random: neighbouring patches tell the same."""
 FEWEST = 32
 """Vectors of a call that enter in any case, where there are so many."""
+TOGETHER = 2048
+"""Vectors that are multiplied together."""
 WIDEST = 4096
 """Longer vectors are cut into parts, whose products with each other are not looked at."""
 BUDGET_BYTES = 256 << 20
@@ -156,16 +158,29 @@ class Gram:
         self._products = [np.zeros((reads.groups, size, size), np.float32) for size in sizes]
         self._sum = np.zeros((reads.groups, reads.size))
         self._count = 0
+        self._waiting: list[Array] = []
+        self._enough = min(reads.size, TOGETHER)
 
     def update(self, vectors: Array) -> None:
         """Adds vectors, (groups, size, count) float32."""
-        for part, product in zip(self.parts, self._products, strict=True):
-            product += vectors[:, part] @ vectors[:, part].transpose(0, 2, 1)
         self._sum += vectors.sum(axis=2, dtype=np.float64)
         self._count += vectors.shape[2]
+        self._waiting.append(vectors)
+        if sum(v.shape[2] for v in self._waiting) >= self._enough:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Adds the products of those that wait: of many together, because the matrices may be large."""
+        if not self._waiting:
+            return
+        vectors = np.concatenate(self._waiting, axis=2)
+        self._waiting.clear()
+        for part, product in zip(self.parts, self._products, strict=True):
+            product += vectors[:, part] @ vectors[:, part].transpose(0, 2, 1)
 
     def moments(self, *, centered: bool) -> list[Array]:
         """``E[x x^T]`` of each part, or the covariance: (groups, size, size) float32; zero without vectors."""
+        self._multiply()
         count = max(self._count, 1)
         mean = (self._sum / count).astype(np.float32)
         found: list[Array] = []

@@ -187,7 +187,7 @@ def _split(edit: Editor, node: ir.Node, weight: ir.Value, rank: int) -> None:
     outputs, inputs, height, width = array.shape
     matrix = array.astype(np.float64).transpose(3, 0, 1, 2).reshape(width * outputs, inputs * height)
     values, directions = np.linalg.eigh(matrix.T @ matrix)
-    rank = min(rank, len(values))
+    rank = min(rank, *matrix.shape)
     own: Array = directions[:, ::-1][:, :rank]
     even = np.maximum(values[::-1][:rank], 1e-30) ** 0.25  # both hold the root of each singular value
     first = (own * even).T.reshape(rank, inputs, height, 1)
@@ -196,29 +196,36 @@ def _split(edit: Editor, node: ir.Node, weight: ir.Value, rank: int) -> None:
         edit.add_constant(f"{weight.name}_{name}", np.ascontiguousarray(part, array.dtype), before=node)
         for name, part in (("rows", first), ("columns", second))
     ]
-    get = node.attributes.get_ints
-    pads, steps, gaps = get("pads") or (0,) * 4, get("strides") or (1, 1), get("dilations") or (1, 1)
-    shared = [node.attributes[name] for name in ("auto_pad",) if name in node.attributes]
     between = edit.insert(
         "Conv",
         [node.inputs[0], read[0]],
         before=node,
         base=f"{node.outputs[0].name}{ROWS}",
-        attributes=[*_window((height, 1), (steps[0], 1), (gaps[0], 1), (pads[0], 0, pads[2], 0)), *shared],
+        attributes=_along(node, 0, height),
     )
     maker = between.producer()
     if maker is not None:
         maker.name = edit.fresh_name(f"{label(node)}{ROWS}")
     node.replace_input_with(0, between)
     node.replace_input_with(1, read[1])
+    own_window = _along(node, 1, width)
     node.attributes.clear()
-    for attribute in (*_window((1, width), (1, steps[1]), (1, gaps[1]), (0, pads[1], 0, pads[3])), *shared):
+    for attribute in own_window:
         node.attributes[attribute.name] = attribute
     clear_unused([weight])
 
 
-def _window(
-    kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int], pads: tuple[int, int, int, int]
-) -> list[ir.Attr]:
-    found = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
-    return [ir.AttrInt64s(name, value) for name, value in found.items()]
+def _along(node: ir.Node, axis: int, size: int) -> list[ir.Attr]:
+    """The attributes of the Conv along one axis of the window of ``node``."""
+    get = node.attributes.get_ints
+    found = {"kernel_shape": [1, 1], "strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0]}
+    found["kernel_shape"][axis] = size
+    for name in ("strides", "dilations"):
+        found[name][axis] = (get(name) or (1, 1))[axis]
+    for side in (axis, axis + 2):
+        found["pads"][side] = (get("pads") or (0, 0, 0, 0))[side]
+    automatic = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    if automatic != "NOTSET":
+        del found["pads"]
+    named = [] if automatic == "NOTSET" else [ir.AttrString("auto_pad", automatic)]
+    return [*(ir.AttrInt64s(name, value) for name, value in found.items()), *named]

@@ -109,10 +109,10 @@ def solve(vectors: Vectors, start: Array, bias: Array | None) -> tuple[Array, Ar
     fit = vectors.part(0, vectors.fitted)
     judge = vectors.part(vectors.fitted, vectors.count) if vectors.count > vectors.fitted else fit
     least, best = judge.error(start, zero), None
-    solver = _Dual(fit, centered) if _is_dual(fit) else _Primal(fit, centered)
+    solver = _Dual(fit, centered, start) if _is_dual(fit) else _Primal(fit, centered, start)
     right, last = solver.right(fit.y - fit.added), np.inf
     for strength in LAMBDAS:
-        found = solver.solve(right, start, strength)
+        found = solver.solve(right, strength)
         error = judge.error(*found)
         if np.isfinite(error) and error < least:
             least, best = error, strength
@@ -123,13 +123,13 @@ def solve(vectors: Vectors, start: Array, bias: Array | None) -> tuple[Array, Ar
         return start, bias
     everything = vectors.part(0, vectors.count)
     if isinstance(solver, _Primal):
-        solver = solver if judge is fit else solver.joined(_Primal(judge, centered))
+        solver = solver if judge is fit else solver.joined(_Primal(judge, centered, start))
     else:
         del solver
-        solver = _Dual(everything, centered)
-    weight, offset = solver.solve(solver.right(everything.y - everything.added), start, best)
+        solver = _Dual(everything, centered, start)
+    weight, offset = solver.solve(solver.right(everything.y - everything.added), best)
     for _ in range(0 if vectors.bounds.is_open else ROUNDS):
-        weight, offset = solver.solve(solver.right(everything.wanted(weight, offset)), start, best)
+        weight, offset = solver.solve(solver.right(everything.wanted(weight, offset)), best)
     return weight, (offset if centered else None)
 
 
@@ -141,11 +141,13 @@ def _is_dual(vectors: Vectors) -> bool:
 class _Primal:
     """Keeps ``H`` and its factor for one strength; each right-hand side is one more solve."""
 
-    def __init__(self, vectors: Vectors, centered: bool) -> None:
+    def __init__(self, vectors: Vectors, centered: bool, start: Array) -> None:
+        self._start = start
         self._parts, self._centered = [vectors.x], centered
         self._sum = vectors.x.sum(axis=2, dtype=np.float64)
         self._products = np.matmul(vectors.x, vectors.x.transpose(0, 2, 1)).astype(np.float64)
         self._count = vectors.count
+        self._given: tuple[Array, Array] | None = None
         self._factors: tuple[float, list[Array]] | None = None
 
     def joined(self, other: _Primal) -> _Primal:
@@ -154,7 +156,7 @@ class _Primal:
         self._sum += other._sum
         self._products += other._products
         self._count += other._count
-        self._factors = None
+        self._given = self._factors = None
         return self
 
     @property
@@ -171,11 +173,14 @@ class _Primal:
             start = stop
         return r / max(self._count, 1) - self._mean[:, :, None] * middle[:, None, :], middle
 
-    def solve(self, right: tuple[Array, Array], start: Array, strength: float) -> tuple[Array, Array]:
+    def solve(self, right: tuple[Array, Array], strength: float) -> tuple[Array, Array]:
         """Weights and bias (zero where it stays out)."""
-        r, middle = right
-        h = self._products / max(self._count, 1) - self._mean[:, :, None] * self._mean[:, None, :]
-        change = r - h @ start
+        (r, middle), start = right, self._start
+        if self._given is None:
+            h = self._products / max(self._count, 1) - self._mean[:, :, None] * self._mean[:, None, :]
+            self._given = h, h @ start
+        h, given = self._given
+        change = r - given
         size = h.shape[1]
         damping = np.maximum(strength * np.trace(h, axis1=1, axis2=2) / max(size, 1), 1e-30)
         if len(h) > 1:
@@ -190,8 +195,8 @@ class _Primal:
 class _Dual:
     """``W = W0 + X^T (X X^T + lambda I)^-1 (Y - X W0)`` for one group."""
 
-    def __init__(self, vectors: Vectors, centered: bool) -> None:
-        self._centered = centered
+    def __init__(self, vectors: Vectors, centered: bool, start: Array) -> None:
+        self._centered, self._start = centered, start
         self._mean = vectors.x[0].mean(axis=1, keepdims=True) * centered
         self._rows = vectors.x[0] - self._mean
         self._kernel = (self._rows.T @ self._rows).astype(np.float64)
@@ -202,8 +207,9 @@ class _Dual:
         middle = wanted[0].mean(axis=1, keepdims=True) * self._centered
         return wanted[0] - middle, middle
 
-    def solve(self, right: tuple[Array, Array], start: Array, strength: float) -> tuple[Array, Array]:
+    def solve(self, right: tuple[Array, Array], strength: float) -> tuple[Array, Array]:
         """Weights and bias (zero where it stays out)."""
+        start = self._start
         change = (right[0] - start[0].T.astype(np.float32) @ self._rows).T.astype(np.float64)
         if self._factors is None or self._factors[0] != strength:
             damping = max(strength * float(np.trace(self._kernel)) / len(self._rows), 1e-30)
