@@ -29,9 +29,9 @@ CLOSE = 0.008
 ADJUSTMENTS = 6
 SLOWER = 1.05
 """Quick measurements above this put a model behind all others; the final measurement decides about the rest."""
-NEAR_DB = 0.5
+NEAR_DB = 1.0
 """Forms whose error is this near to the least count as equal: the fastest comes first."""
-MOST_WAYS = 16
+MOST_WAYS = 12
 BLOCKS, RANKS, BOTH = ", blocks", ", ranks", ", channels and ranks"
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
