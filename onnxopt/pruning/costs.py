@@ -26,10 +26,12 @@ from onnxopt.pruning.factors import Factor
 from onnxopt.pruning.structure import Group, Structure
 from onnxopt.pruning.walk import Linear
 
-__all__ = ["Costs", "Share", "Term", "macs_costs", "node_shares", "params_costs", "sides", "widths"]
+__all__ = ["Costs", "Prices", "Share", "Term", "macs_costs", "node_shares", "params_costs", "sides", "widths"]
 
 Share: TypeAlias = tuple[float, Mapping[int, float]]
 WHOLE: Share = (1.0, {})
+Prices: TypeAlias = Callable[[Array], Array]
+"""The cost of each row of widths: (m, columns) -> (m,)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 from onnxopt.core.cost import cost
 from onnxopt.core.tensors import Array
 from onnxopt.evaluate.compare import Scorer
-from onnxopt.pruning.costs import Costs, macs_costs, params_costs
+from onnxopt.pruning.costs import Costs, Prices, macs_costs, params_costs
 from onnxopt.pruning.plan import Menu, aligned, plans
 from onnxopt.pruning.pruner import Pruned, Pruner
 from onnxopt.pruning.times import DEFAULT_BLOCK, latency_costs, quick_ratio
@@ -29,10 +29,10 @@ CLOSE = 0.008
 ADJUSTMENTS = 6
 SLOWER = 1.05
 """Quick measurements above this put a model behind all others; the final measurement decides about the rest."""
-NEAR_DB = 1.0
-"""Forms whose error is this near to the least count as equal: the fastest comes first."""
+NEAR_DB, HALF_DB = 2.0, 6.0
+"""Among forms whose error is this near to the least, half of the time is worth so much."""
 MOST_WAYS = 12
-BLOCKS, RANKS, BOTH = ", blocks", ", ranks", ", channels and ranks"
+BLOCKS, RANKS, BOTH, CHANNELS = ", for speed", ", ranks", ", channels and ranks", ""
 SLACK = 0.01
 """What a measured latency may lie above the goal while widths are searched; the final measurement decides."""
 
@@ -113,7 +113,7 @@ def search(
     time_limit: float,
     only: str | None = None,
 ) -> list[Tried]:
-    """The ways that were tried, the best by output error on held-back samples first; of about equal ones the fastest.
+    """The ways that were tried, the best first: by output error on held-back samples, and by time.
 
     Args:
         pruner: The model.
@@ -143,33 +143,38 @@ def search(
     best = max((_quality(t) for t in timed if t.latency < SLOWER), default=-math.inf)
     near = {t.name for t in timed if t.latency < SLOWER and _quality(t) >= best - NEAR_DB}
     ordered = sorted(timed, key=lambda t: (t.latency >= SLOWER, -_quality(t)))
-    return sorted(ordered, key=lambda t: t.latency if t.name in near else math.inf)
+    return sorted(ordered, key=lambda t: HALF_DB * math.log2(t.latency) - _quality(t) if t.name in near else math.inf)
 
 
 def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, Array]]:
     """The plans, by name, with the widths each may use.
 
-    Channels and ranks together, each alone, fine ones, and ones made for the blocks of the kernels. The first plans of
-    each come first.
+    Channels and ranks together, each alone; fine ones, and ones made for speed: for the blocks of the kernels, and with
+    no more work than parameters. The first plans of each come first.
     """
     goal, groups = price.whole * ratio, len(pruner.structure.groups)
     columns = range(len(pruner.choices.full))
-    menus = {"": pruner.choices}
-    if pruner.factors and groups:
-        channels, ranks = pruner.choices.whole(columns[groups:]), pruner.choices.whole(columns[:groups])
-        menus = {RANKS: ranks, BOTH: pruner.choices, "": channels}
-    elif pruner.factors:
-        menus = {RANKS: pruner.choices}
+    channels, ranks = pruner.choices.whole(columns[groups:]), pruner.choices.whole(columns[:groups])
+    menus = {BOTH: pruner.choices, CHANNELS: channels, RANKS: ranks} if pruner.factors and groups else {}
+    menus = menus or {RANKS if pruner.factors else CHANNELS: pruner.choices}
+    prices: list[tuple[str, Menu, Prices]] = [(kind, choices, price.costs) for kind, choices in menus.items()]
     if price.kind != "latency":
-        fine = dict(menus)
-        for name, choices in fine.items():
-            menus[name + BLOCKS] = aligned(choices, pruner.structure.groups, DEFAULT_BLOCK)
+        costs = _with_work(pruner, price) if price.kind == "params" else price.costs
+        fast = [(f"{n}{BLOCKS}", aligned(c, pruner.structure.groups, DEFAULT_BLOCK), costs) for n, c in menus.items()]
+        prices = [fast[0], *prices[1:], prices[0], *fast[1:]]
     found = [
-        [(name + kind, choices, kept) for name, kept in plans(choices, price.costs, goal).items()]
-        for kind, choices in menus.items()
-        if float(price.costs(choices.least)[0]) <= goal or len(menus) == 1
+        [(name + kind, choices, kept) for name, kept in plans(choices, costs, goal).items()]
+        for kind, choices, costs in prices
+        if float(costs(choices.least)[0]) <= goal or len(prices) == 1
     ]
     return [way for turn in zip_longest(*found) for way in turn if way is not None][:MOST_WAYS]
+
+
+def _with_work(pruner: Pruner, price: Price) -> Prices:
+    """The cost, or the same share of the multiply-accumulates where that is more."""
+    work = macs_costs(pruner.model, pruner.structure, pruner.shapes, pruner.factors)
+    scale = price.whole / max(float(work(pruner.choices.full)[0]), 1e-30)
+    return lambda kept: np.maximum(price.costs(kept), work(kept) * scale)
 
 
 def _latency(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> float:

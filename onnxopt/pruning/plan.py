@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxopt.core.tensors import Array
-from onnxopt.pruning.costs import Costs
+from onnxopt.pruning.costs import Prices
 from onnxopt.pruning.factors import Factor
 from onnxopt.pruning.importance import Ranking
 from onnxopt.pruning.structure import Group
@@ -96,12 +96,11 @@ def menu(rankings: Sequence[Ranking], ranks: Sequence[Ranks], block: int, *, str
 
 
 def _multiples(stop: int, whole: int, step: int) -> Array:
-    """The multiples of ``step`` below ``stop`` that are not too few, and the whole."""
+    """The multiples of ``step``, larger where they are many, below ``stop`` that are not too few; and the whole."""
+    while stop / step > MOST_WIDTHS:
+        step *= 2
     least = max(step, int(np.ceil(whole * LEAST_SHARE / step)) * step, 1)
-    found = np.append(np.arange(least, stop, step), whole)
-    while len(found) > MOST_WIDTHS:
-        found = np.append(found[:-1][::-1][::2][::-1], whole)
-    return found
+    return np.append(np.arange(least, stop, step), whole)
 
 
 def aligned(choices: Menu, groups: Sequence[Group], block: int) -> Menu:
@@ -133,7 +132,7 @@ def units_to_cut(rankings: Sequence[Ranking], kept: Array) -> frozenset[int]:
     return frozenset(int(u) for r, k in pairs for u in r.order[: len(r.order) - int(k)])
 
 
-def plans(choices: Menu, costs: Costs, goal: float) -> dict[str, Array]:
+def plans(choices: Menu, costs: Prices, goal: float) -> dict[str, Array]:
     """Widths whose cost is at most ``goal``, by name of the way they were found; without duplicates."""
     level = _uniform(choices, costs, goal)
     greedy = _settled(choices, costs, goal, choices.full)
@@ -147,7 +146,7 @@ def plans(choices: Menu, costs: Costs, goal: float) -> dict[str, Array]:
     return {name: found[name] for name in unique.values()}
 
 
-def _uniform(choices: Menu, costs: Costs, goal: float) -> Array:
+def _uniform(choices: Menu, costs: Prices, goal: float) -> Array:
     """The same share of every group, the largest that meets the goal."""
     low, high = 0.0, 1.0
     for _ in range(24):
@@ -160,7 +159,7 @@ def _uniform(choices: Menu, costs: Costs, goal: float) -> Array:
     return _settled(choices, costs, goal, kept)
 
 
-def _greedy(choices: Menu, costs: Costs, goal: float, start: Array) -> Array:
+def _greedy(choices: Menu, costs: Prices, goal: float, start: Array) -> Array:
     """Takes a step at a time where the error grows least for what is saved."""
     kept = start.copy()
     at = _places(choices, kept)
@@ -189,7 +188,7 @@ def _places(choices: Menu, kept: Array) -> Array:
     return np.array([int((c < k).sum()) for c, k in zip(choices.choices, kept, strict=True)])
 
 
-def _settled(choices: Menu, costs: Costs, goal: float, kept: Array) -> Array:
+def _settled(choices: Menu, costs: Prices, goal: float, kept: Array) -> Array:
     """``kept`` cut further until it meets the goal, then widened where the goal leaves room."""
     kept = _greedy(choices, costs, goal, kept)
     at = _places(choices, kept)
@@ -212,7 +211,7 @@ def _settled(choices: Menu, costs: Costs, goal: float, kept: Array) -> Array:
         kept = tried[best]
 
 
-def _dynamic(choices: Menu, costs: Costs, goal: float, around: Array) -> Array:
+def _dynamic(choices: Menu, costs: Prices, goal: float, around: Array) -> Array:
     """Least summed error for the goal, each group priced with the others as in ``around`` (HALP, SPDY: a knapsack)."""
     kept = around
     for _ in range(2):
