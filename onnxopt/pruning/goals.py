@@ -126,7 +126,7 @@ def search(
     """
     start = time.monotonic()
     found: list[Tried] = []
-    ways = _ways(pruner, price, ratio)
+    ways = _ways(pruner, price, ratio, feeds)
     for name, choices, planned in [way for way in ways if way[0] == only] or ways:
         spent = time.monotonic() - start
         if found and spent * (1 + 1 / len(found)) > time_limit:
@@ -146,11 +146,11 @@ def search(
     return sorted(ordered, key=lambda t: HALF_DB * math.log2(t.latency) - _quality(t) if t.name in near else math.inf)
 
 
-def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, Array]]:
+def _ways(pruner: Pruner, price: Price, ratio: float, feeds: Sequence[Feeds]) -> list[tuple[str, Menu, Array]]:
     """The plans, by name, with the widths each may use.
 
     Channels and ranks together, each alone; fine ones, and ones made for speed: for the blocks of the kernels, and with
-    no more work than parameters. The first plans of each come first.
+    no more of the time than of the parameters. The first plans of each come first.
     """
     goal, groups = price.whole * ratio, len(pruner.structure.groups)
     columns = range(len(pruner.choices.full))
@@ -159,7 +159,7 @@ def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, A
     menus = menus or {RANKS if pruner.factors else CHANNELS: pruner.choices}
     prices: list[tuple[str, Menu, Prices]] = [(kind, choices, price.costs) for kind, choices in menus.items()]
     if price.kind != "latency":
-        costs = _with_work(pruner, price) if price.kind == "params" else price.costs
+        costs = _with_time(pruner, price, feeds) if price.kind == "params" else price.costs
         fast = [(f"{n}{BLOCKS}", aligned(c, pruner.structure.groups, DEFAULT_BLOCK), costs) for n, c in menus.items()]
         prices = [fast[0], *prices[1:], prices[0], *fast[1:]]
     found = [
@@ -170,11 +170,11 @@ def _ways(pruner: Pruner, price: Price, ratio: float) -> list[tuple[str, Menu, A
     return [way for turn in zip_longest(*found) for way in turn if way is not None][:MOST_WAYS]
 
 
-def _with_work(pruner: Pruner, price: Price) -> Prices:
-    """The cost, or the same share of the multiply-accumulates where that is more."""
-    work = macs_costs(pruner.model, pruner.structure, pruner.shapes, pruner.factors)
-    scale = price.whole / max(float(work(pruner.choices.full)[0]), 1e-30)
-    return lambda kept: np.maximum(price.costs(kept), work(kept) * scale)
+def _with_time(pruner: Pruner, price: Price, feeds: Sequence[Feeds]) -> Prices:
+    """The cost, or the same share of the predicted time where that is more."""
+    time_ms = latency_costs(pruner, feeds)
+    scale = price.whole / max(float(time_ms(pruner.choices.full)[0]), 1e-30)
+    return lambda kept: np.maximum(price.costs(kept), time_ms(kept) * scale)
 
 
 def _latency(pruner: Pruner, pruned: Pruned, feeds: Sequence[Feeds]) -> float:
