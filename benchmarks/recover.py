@@ -9,7 +9,7 @@ network written by hand in torch, both eager, in turns of ten steps; the ratio i
 `int4`: the orientation network of the zoo (MobileNet) and the ResNet on clutter with weights of 4 bits, a scale for
 each channel, distilled without labels on 128 calibration pages and on 2048 images.
 `ensemble`: three members finetuned apart teach one of them.
-`pruned`: the ResNet on clutter (4000 labelled test images) with a half and a quarter of its multiplications left,
+`pruned`: the ResNet on clutter (4000 labelled test images), cut by channels alone to a half and a quarter of its work,
 repaired in closed form on 2048 and on 256 unlabelled images, after 100 steps of distillation on 2048.
 `command`: the same by `prune --recover distill` as a whole.
 Accuracy of the demo's classifier: on its 1000 test images, which nothing was fitted to.

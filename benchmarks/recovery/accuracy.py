@@ -61,7 +61,7 @@ def pruned(folder: Path) -> dict[str, Any]:
     for macs in (0.5, 0.25):
         for name in ("unlabelled.npz", "calib.npz"):
             source, start = onnxopt.Source(str(place / name)), folder / f"{name}{macs}.onnx"
-            report = onnxopt.prune(model, start, source, macs=macs, target=ONE, keep_failing=True)
+            report = onnxopt.prune(model, start, source, macs=macs, factor=False, target=ONE, keep_failing=True)
             row = _recovered(start, [model], folder, data=place / "unlabelled.npz", test=test, recipe=UNLABELLED)
             fitted = report.data["fitted_samples"]
             found[f"macs {macs:g}, repaired on {fitted}"] = {"macs": macs, "fitted": fitted, **row}
@@ -75,7 +75,8 @@ def command(folder: Path) -> dict[str, Any]:
     source = onnxopt.Source(str(place / "unlabelled.npz"))
     for macs in (0.5, 0.25):
         output, start = folder / f"recovered{macs}.onnx", time.monotonic()
-        report = onnxopt.prune(model, output, source, macs=macs, recover="distill", target=ONE, keep_failing=True)
+        recipe: dict[str, Any] = {"macs": macs, "factor": False, "recover": "distill"}
+        report = onnxopt.prune(model, output, source, **recipe, target=ONE, keep_failing=True)
         scores = {"teacher": accuracy(model, test), "after": accuracy(output, test)}
         seconds = round(time.monotonic() - start, 1)
         found[f"macs {macs:g}"] = {"macs": macs, **scores, "seconds": seconds, "verdict": report.verdict.reason}
