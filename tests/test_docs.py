@@ -87,7 +87,8 @@ def test_the_command_lines_were_found() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_option_in_the_text_exists(document: str) -> None:
-    known = {option for command in [cli, *map(loaded, COMMANDS)] for p in command.params for option in p.opts}
+    params = [p for command in [cli, *map(loaded, COMMANDS)] for p in command.params]
+    known = {option for p in params for option in (*p.opts, *p.secondary_opts)}
     named = {word for code in CODE.findall(prose(document)) for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
     assert named - known - FOREIGN == set()
 
