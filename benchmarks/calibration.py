@@ -33,6 +33,9 @@ FLAT, RANGES_SHARE, PLAIN_SHARE, ENTROPY_MS = 1.1, 1.3, 1.5, 5.0
 """Limits: peak memory over that of 16 samples and over that of ranges, CPU time over plain inference, search."""
 KINDS = ("plain", "ranges", "histograms")
 
+SKIPPED = {"sqnr": ("sqnr_db",), "cost": ("cost", "search_ms")}
+"""Parts of the result that stay as they are in the file."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the ids on the command line, print and write the results."""
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_cost(options.zoo / options.cost[0], options.cost[1], int(options.cost[2]))))
         return 0
     document: dict[str, Any] = {"sqnr_db": {}, "cost": [], "search_ms": {}}
+    if options.skip and options.out.exists():
+        before = json.loads(options.out.read_text())
+        document |= {part: before[part] for part in SKIPPED[options.skip]}
     for name in options.ids:
         if options.skip != "cost":
             document["cost"] += _costs(name, options.zoo)
