@@ -208,18 +208,15 @@ def _taught(
 
 def _step(outcome: Outcome, pruner: Pruner, goal: str, importance: Importance, block: int) -> Prune:
     pruned = outcome.made
-    groups = pruner.structure.groups
-    pairs = zip(groups, pruned.kept[: len(groups)], strict=True)
-    kept = tuple((group.name, int(k)) for group, k in pairs if k < len(group.units))
-    ranks = tuple((f.layer.name, pruned.ranks[f.weight]) for f in pruner.factors if f.weight in pruned.ranks)
+    kept = tuple((group.name, k) for group, k in pruner.widths(pruned.kept) if k < len(group.units))
+    ranks = tuple((factor.layer.name, rank) for factor, rank in pruner.splits(pruned.kept))
     return Prune(goal, importance, block, kept, pruned.dropped, ranks)
 
 
 def _made(report: Report, outcome: Outcome, pruner: Pruner, steps: Sequence[Step]) -> Made:
     pruned = outcome.made
-    groups = pruner.structure.groups
-    cut = sum(len(group.units) for group in groups) - int(pruned.kept[: len(groups)].sum())
-    changes = {"prune": cut + len(pruned.dropped) + len(pruned.ranks)}
+    cut = sum(len(group.units) - k for group, k in pruner.widths(pruned.kept))
+    changes = {"prune": cut + len(pruned.dropped) + len(pruner.splits(pruned.kept))}
     return Made(report, steps, changes, pruned.comparison, pruned.model, pruned.path)
 
 

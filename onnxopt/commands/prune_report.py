@@ -14,10 +14,8 @@ from onnxopt.core.report import JSON, Note, Report, Status, Table, Verdict
 from onnxopt.core.shapes import static_shapes
 from onnxopt.data.dataset import Dataset
 from onnxopt.measurement.paired import LatencyComparison
-from onnxopt.pruning.factors import Factor
 from onnxopt.pruning.goals import Goal, Price, Tried
 from onnxopt.pruning.pruner import Pruned, Pruner
-from onnxopt.pruning.structure import Group
 
 __all__ = ["Outcome", "nothing", "out_of_reach", "prune_report"]
 
@@ -124,8 +122,8 @@ def prune_report(
             latency_table({pruned.name: measured}, "Against the input, interleaved in fresh processes"),
         ]
         data |= {
-            "groups": [{"name": g.name, "units": len(g.units), "kept": int(k)} for g, k in _widths(pruner, pruned)],
-            "ranks": [{"name": f.layer.name, "rank": r} for f, r in _ranks(pruner, pruned)],
+            "groups": [{"name": g.name, "units": len(g.units), "kept": int(k)} for g, k in pruner.widths(pruned.kept)],
+            "ranks": [{"name": f.layer.name, "rank": r} for f, r in pruner.splits(pruned.kept)],
             "cost": {k: {"input": a, "output": b} for k, (a, b) in shares.items()},
             "comparison": as_json(pruned.comparison),
             "latency": as_json(measured),
@@ -194,20 +192,11 @@ def _said(tried: Tried, outcome: Outcome) -> str:
     return "not tried: out of time" if tried.pruned is None else ""
 
 
-def _widths(pruner: Pruner, pruned: Pruned) -> list[tuple[Group, int]]:
-    groups = pruner.structure.groups
-    return [(g, int(k)) for g, k in zip(groups, pruned.kept[: len(groups)], strict=True)]
-
-
-def _ranks(pruner: Pruner, pruned: Pruned) -> list[tuple[Factor, int]]:
-    return [(f, pruned.ranks[f.weight]) for f in pruner.factors if f.weight in pruned.ranks]
-
-
 def _widths_tables(pruner: Pruner, pruned: Pruned) -> Iterator[Table]:
-    rows = [(g.name, len(g.units), k, k / len(g.units)) for g, k in _widths(pruner, pruned) if k < len(g.units)]
+    rows = [(g.name, len(g.units), k, k / len(g.units)) for g, k in pruner.widths(pruned.kept) if k < len(g.units)]
     if rows:
         yield Table("Units", ("group", "before", "after", "share"), tuple(rows))
-    two = [(f.layer.name, "x".join(map(str, f.shape)), rank) for f, rank in _ranks(pruner, pruned)]
+    two = [(f.layer.name, "x".join(map(str, f.shape)), rank) for f, rank in pruner.splits(pruned.kept)]
     if two:
         yield Table("Convolutions that became two", ("node", "weights", "channels between"), tuple(two))
 

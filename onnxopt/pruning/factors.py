@@ -40,6 +40,7 @@ class Factor:
     Attributes:
         layer: The Conv.
         weight: Name of its weights.
+        shape: Of the weights: outputs, inputs, height and width of the window.
         full: The rank from which on two cost as much as one; stands for the Conv as it is.
         first_macs: Multiply-accumulates of the first of the two, for each channel between them.
         second_macs: Of the second.
@@ -47,15 +48,10 @@ class Factor:
 
     layer: Layer
     weight: str
+    shape: tuple[int, int, int, int]
     full: int
     first_macs: int
     second_macs: int
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the weights: outputs, inputs, height and width of the window."""
-        outputs, inputs, height, width = numbers(self.layer.linear.weight).shape
-        return outputs, inputs, height, width
 
 
 def factors(found: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], keep: Collection[str]) -> tuple[Factor, ...]:
@@ -80,7 +76,8 @@ def factors(found: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]], keep:
         whole = math.prod(given) * layer.reads.size
         full = whole // max(first + second, 1)
         if full > 1:
-            made.append(Factor(layer, layer.linear.weight.name, full, first, second))
+            shape = outputs, inputs, kernel[0], kernel[1]
+            made.append(Factor(layer, layer.linear.weight.name, shape, full, first, second))
     return tuple(made)
 
 
@@ -96,7 +93,8 @@ def error_curve(factor: Factor, moments: Sequence[Array], ranks: Array) -> Array
     root = _root(_folded(factor.layer.reads, moments))
     if root is None:
         return np.append(np.ones(len(ranks) - 1), 0.0)
-    energy = np.linalg.eigvalsh((matrix @ root[0]).T @ (matrix @ root[0])).clip(0)[::-1]
+    seen = matrix @ root[0]
+    energy = np.linalg.eigvalsh(seen.T @ seen).clip(0)[::-1]
     left = np.append(energy[::-1].cumsum()[::-1], 0.0) / max(float(energy.sum()), 1e-30)
     return np.append(left[np.minimum(ranks[:-1], len(energy))], 0.0)
 
@@ -225,7 +223,8 @@ def _along(node: ir.Node, axis: int, size: int) -> list[ir.Attr]:
     for side in (axis, axis + 2):
         found["pads"][side] = (get("pads") or (0, 0, 0, 0))[side]
     automatic = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    named: list[ir.Attr] = []
     if automatic != "NOTSET":
         del found["pads"]
-    named = [] if automatic == "NOTSET" else [ir.AttrString("auto_pad", automatic)]
+        named.append(ir.AttrString("auto_pad", automatic))
     return [*(ir.AttrInt64s(name, value) for name, value in found.items()), *named]

@@ -23,6 +23,7 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.gram import Reads, observe
 from onnxopt.pruning.channels import Ids
 from onnxopt.pruning.layers import Layer
+from onnxopt.pruning.stages import VECTORS_A_ROW
 from onnxopt.pruning.structure import Group, Structure
 from onnxopt.pruning.surgery import numbers
 from onnxopt.run.target import all_cores
@@ -31,8 +32,6 @@ __all__ = ["Importance", "Ranking", "moments", "rank", "ranked", "read_by_groups
 
 Importance: TypeAlias = Literal["obs", "activation", "fisher", "l2", "l1"]
 
-VECTORS_A_ROW = 8
-"""So many vectors are observed for each row of a layer."""
 FROM_DATA = ("obs", "activation")
 DAMPING = 1e-2
 """Of the mean of the diagonal, added to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from onnxopt.pruning.importance import Importance, Ranking, moments, rank, ranke
 from onnxopt.pruning.layers import Layer, layers
 from onnxopt.pruning.plan import Menu, menu, units_to_cut
 from onnxopt.pruning.repair import Repaired, repair, with_biases
-from onnxopt.pruning.structure import Structure, analyse
+from onnxopt.pruning.structure import Group, Structure, analyse
 from onnxopt.pruning.surgery import cut, with_values, zeroed
 from onnxopt.run.session import Feeds
 
@@ -48,7 +48,6 @@ class Pruned:
         repaired: What repair did.
         comparison: Its accuracy on held-back samples.
         dropped: Nodes whose residual branches are gone.
-        ranks: Name of weights -> channels between the two Convs that took the place of one.
     """
 
     name: str
@@ -58,7 +57,6 @@ class Pruned:
     repaired: Repaired
     comparison: Comparison
     dropped: tuple[str, ...] = ()
-    ranks: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def sqnr_db(self) -> float:
@@ -99,10 +97,19 @@ class Pruner:
         save_scratch(split(cut(self.model, self.shapes, self.dead(kept)), self.ranks(kept)), path)
         return path
 
+    def widths(self, kept: Array) -> list[tuple[Group, int]]:
+        """Each group, and the units it keeps."""
+        groups = self.structure.groups
+        return [(group, int(units)) for group, units in zip(groups, kept[: len(groups)], strict=True)]
+
+    def splits(self, kept: Array) -> list[tuple[Factor, int]]:
+        """The Convs that become two, and the channels between the two."""
+        pairs = zip(self.factors, kept[len(self.structure.groups) :], strict=True)
+        return [(factor, int(rank)) for factor, rank in pairs if rank < factor.full]
+
     def ranks(self, kept: Array) -> dict[str, int]:
         """Name of weights -> rank, of the Convs that become two."""
-        pairs = zip(self.factors, kept[len(self.rankings) :], strict=True)
-        return {factor.weight: int(rank) for factor, rank in pairs if rank < factor.full}
+        return {factor.weight: rank for factor, rank in self.splits(kept)}
 
     def dead(self, kept: Array) -> frozenset[int]:
         """The units that go."""
@@ -126,7 +133,7 @@ class Pruner:
         file = f"{name}-{zlib.crc32(kept.tobytes()):08x}"
         model, path = self._checked(file, repaired.weights, dead, ranks, feeds)
         comparison = scorer.compare(path)
-        made = Pruned(name, kept, path, model, repaired, comparison, ranks=ranks)
+        made = Pruned(name, kept, path, model, repaired, comparison)
         if not repaired.weights or ranks:
             return made
         plain, plain_path = self._checked(f"{file}-plain", {}, dead, {}, feeds)

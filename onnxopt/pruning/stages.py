@@ -87,9 +87,10 @@ def side_by_side(
     """
     parts = stages(model, before)
     data = ctx.data or ()
-    room = max(LIVE_BYTES // max(_live_bytes(parts, shapes), 1), FEWEST)
+    live = max(_live_bytes(parts, shapes), 1)
+    room = max(LIVE_BYTES // live, FEWEST)
     feeds = [data[i].feeds for i in range(min(len(data), room))]
-    short = 2 * _live_bytes(parts, shapes) * len(feeds) > LIVE_BYTES
+    short = 2 * live * len(feeds) > LIVE_BYTES
     ctx = replace(ctx, target=all_cores(ctx.target))
     return parts, Stream(feeds, ctx, short), Stream(feeds, ctx, short)
 

@@ -86,10 +86,11 @@ def latency_costs(pruner: Pruner, feeds: Sequence[Feeds]) -> Costs:
     terms: list[Term] = []
     for column, factor, (read, made) in sides(pruner.structure, pruner.factors):
         name, between = factor.layer.name, (0.0, {column: 1 / factor.full})
-        gate = column, factor.full, False
         for part, side in ((f"{name}{ROWS}", read), (name, made)):
-            found = [(float(kept[column] / factor.full), ms) for kept, ms in two.get(part, ()) if _is_two(kept, gate)]
-            terms.append(replace(_term(found, (between, side), len(found)), gate=gate))
+            found = [
+                (float(kept[column] / factor.full), ms) for kept, ms in two.get(part, ()) if kept[column] < factor.full
+            ]
+            terms.append(replace(_term(found, (between, side), len(found)), gate=(column, factor.full, False)))
         whole = [(_work(shares.get(name, ()), kept), ms) for kept, ms in points.pop(name, ())]
         terms.append(replace(_term(whole, shares.get(name, ()), len(cuts)), gate=(column, factor.full, True)))
     for name, measured in points.items():
@@ -112,10 +113,6 @@ def _points(
             points.setdefault(name, []).append((kept, ms))
         advance(1)
     return points
-
-
-def _is_two(kept: Array, gate: tuple[int, int, bool]) -> bool:
-    return int(kept[gate[0]]) < gate[1]
 
 
 def _work(axes: Sequence[Share], kept: Array) -> float:
