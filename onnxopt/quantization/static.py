@@ -103,7 +103,8 @@ class StaticQuantize:
             for value, source in placement.grid_of.items()
         }
         weights = dict(_weights(placement)) if self.correct_bias or self.rounding != "nearest" else {}
-        source = model.clone() if self.rounding != "nearest" else model
+        source = model.clone() if weights else model
+        origins = dict(zip(nodes(model), nodes(source), strict=True))
         reads = {n: v.name or "" for n in placement.nodes if (v := n.inputs[0]) is not None}
         writer = PairWriter(model, self.scheme, self.weight_range, self.narrow, self.unsigned)
         for node in placement.nodes:
@@ -121,7 +122,7 @@ class StaticQuantize:
             centered = frozenset(filter(can_correct, here) if self.correct_bias else ())
             notes += round_weights(model, here, source, reads, self.scheme.weights, ctx, centered=centered)
         if self.correct_bias:
-            notes += correct_bias(model, weights, ctx.data, ctx)
+            notes += correct_bias(model, weights, source, origins, ctx)
         return PassResult(model, len(placement.nodes), tuple(notes))
 
     def planned(self, model: Model) -> tuple[str, ...]:

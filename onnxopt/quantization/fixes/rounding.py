@@ -18,13 +18,12 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import content_hash, save_scratch
+from onnxopt.core.io import scratch_hash
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -80,7 +79,9 @@ def round_weights(
     """
     notes: list[Note] = []
     wanted: dict[Reads, list[_Layer]] = {}
-    key, changed, total = _key(source, ctx), 0, 0
+    data = "" if ctx.data is None else ctx.data.fingerprint()
+    key = f"{scratch_hash(source, ctx.workdir / 'rounding.onnx')} {data} {ctx.seed}"
+    changed, total = 0, 0
     for node, weight in weights.items():
         layer = _layer(node, weight, reads[node], key, centered=node in centered)
         if layer is None:
@@ -237,9 +238,3 @@ def _layer(node: ir.Node, weight: Array, value: str, key: str, *, centered: bool
     for array in (weight, scale):
         digest.update(array.tobytes())
     return _Layer(node, weight, scale, codes, reads, centered, digest.hexdigest())
-
-
-def _key(source: Model, ctx: Context) -> str:
-    path: Path = ctx.workdir / "rounding.onnx"
-    save_scratch(source, path)
-    return f"{content_hash(path)} {'' if ctx.data is None else ctx.data.fingerprint()} {ctx.seed}"

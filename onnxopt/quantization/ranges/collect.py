@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxopt.core.cache import user_folder
-from onnxopt.core.io import content_hash, save_scratch
+from onnxopt.core.io import scratch_hash
 from onnxopt.core.query import Model
 from onnxopt.data.dataset import Dataset
 from onnxopt.passes.base import Context
@@ -26,8 +26,7 @@ def statistics(
     ``ctx.workers`` processes, or the cluster at ``ctx.ray``, share the work; the result is the same bit for bit.
     """
     path = ctx.workdir / "calibrated.onnx"
-    save_scratch(model, path)
-    key = cache.key(content_hash(path), data.fingerprint(), names, ctx.target)
+    key = cache.key(scratch_hash(model, path), data.fingerprint(), names, ctx.target)
     folders = [ctx.workdir / "statistics", *user_folder(cache.KIND)]
     known = next((e for f in folders if (e := cache.read(f, key, names, histograms=histograms)) is not None), None)
     if known is None:
