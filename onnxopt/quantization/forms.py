@@ -14,7 +14,7 @@ from onnxopt.quantization.recurrent import RECURRENT
 from onnxopt.quantization.select import COMPUTE
 from onnxopt.quantization.static import StaticQuantize
 
-__all__ = ["Quantizer", "is_quantizer", "planned", "quick", "with_float"]
+__all__ = ["Quantizer", "is_quantizer", "planned", "with_float"]
 
 Quantizer: TypeAlias = StaticQuantize | DynamicQuantize | MixedQuantize
 Q = TypeVar("Q", bound=Quantizer)
@@ -25,13 +25,6 @@ def with_float(item: Q, labels: Sequence[str]) -> Q:
     if isinstance(item, MixedQuantize):
         return replace(item, static=with_float(item.static, labels), dynamic=with_float(item.dynamic, labels))
     return replace(item, keep_float=tuple(dict.fromkeys((*item.keep_float, *labels))))
-
-
-def quick(item: Q) -> Q:
-    """``item`` without bias correction and with the nearest codes: either takes a pass over the data each time."""
-    if isinstance(item, MixedQuantize):
-        return replace(item, static=quick(item.static))
-    return replace(item, correct_bias=False, rounding="nearest") if isinstance(item, StaticQuantize) else item
 
 
 def is_quantizer(item: object) -> TypeGuard[Quantizer]:

@@ -92,7 +92,9 @@ class StaticQuantize:
         excluded(nodes(model), self.exclude)
         given = model
         model, skip, inlining = self._prepared(model)
-        whole = replace(self, exclude=(), keep_float=(), float_stem=False)._prepared(given)[0] if skip else model
+        whole = model.clone()
+        if skip:
+            whole = replace(self, exclude=(), keep_float=(), float_stem=False)._prepared(given)[0]
         placement, found = _placed(model, whole, skip, self, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))
@@ -103,9 +105,8 @@ class StaticQuantize:
             for value, source in placement.grid_of.items()
         }
         weights = dict(_weights(placement)) if self.correct_bias or self.rounding != "nearest" else {}
-        source = model.clone() if weights else model
-        origins = dict(zip(nodes(model), nodes(source), strict=True))
-        reads = {n: v.name or "" for n in placement.nodes if (v := n.inputs[0]) is not None}
+        named = {label(node): node for node in nodes(whole)}
+        origins = {node: named[label(node)] for node in weights}
         writer = PairWriter(model, self.scheme, self.weight_range, self.narrow, self.unsigned)
         for node in placement.nodes:
             writer.quantize_constants(node, grids)
@@ -120,15 +121,19 @@ class StaticQuantize:
         if self.rounding == "adaround":
             here = {n: w for n, w in weights.items() if n.graph is model.graph}
             centered = frozenset(filter(can_correct, here) if self.correct_bias else ())
-            notes += round_weights(model, here, source, reads, self.scheme.weights, ctx, centered=centered)
+            notes += round_weights(model, here, whole, origins, self.scheme.weights, ctx, centered=centered)
         if self.correct_bias:
-            notes += correct_bias(model, weights, source, origins, ctx)
+            notes += correct_bias(model, weights, whole, origins, ctx)
         return PassResult(model, len(placement.nodes), tuple(notes))
 
     def planned(self, model: Model) -> tuple[str, ...]:
         """Labels of the nodes that would run on integers if their values are finite, in graph order."""
+        return tuple(label(node) for node in self.placement(model).nodes)
+
+    def placement(self, model: Model) -> Placement:
+        """Where integers would go in a copy of the model, if all its values are finite."""
         model, skip, _ = self._prepared(model)
-        return tuple(label(node) for node in place(model, skip, self.scheme.residual).nodes)
+        return place(model, skip, self.scheme.residual)
 
     def _prepared(self, model: Model) -> tuple[Model, dict[ir.Node, str], tuple[Note, ...]]:
         """A copy of the model with all that can run on integers in reach and in the form that does.

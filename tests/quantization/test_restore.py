@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from onnxopt.core.query import label
-from onnxopt.quantization.search.restore import Group, rank, restore
+from onnxopt.quantization.dynamic import DynamicQuantize
+from onnxopt.quantization.search.borders import START, Border, Group, Layers, borders
+from onnxopt.quantization.search.restore import rank, restore
 from onnxopt.quantization.static import StaticQuantize
 from tests.quantization.conftest import Lab
 
@@ -32,14 +36,58 @@ def budget(limit: float, calls: list[tuple[str, ...]]) -> object:
 )
 def test_as_little_as_possible_goes_back_to_float(limit: float, kept: set[str] | None) -> None:
     calls: list[tuple[str, ...]] = []
-    found = restore(StaticQuantize(), GROUPS, budget(limit, calls))
+    found = restore(StaticQuantize(), Layers(tuple(GROUPS)), budget(limit, calls))
     assert (None if found is None else set(found.keep_float)) == kept
-    assert len(calls) <= 2 * 4 + 8
+    assert len(calls) <= 3 + 8
 
 
 def test_what_was_kept_before_stays_so() -> None:
-    found = restore(StaticQuantize(keep_float=("z",)), GROUPS, budget(6.0, []))
+    found = restore(StaticQuantize(keep_float=("z",)), Layers(tuple(GROUPS)), budget(6.0, []))
     assert found == StaticQuantize(keep_float=("z", "b"))
+
+
+CHAIN = tuple(Group((name,), error, 1.0) for name, error in zip("abcdefgh", (9, 1, 9, 1, 1, 1, 1, 1), strict=True))
+
+
+def chain(element_ms: float) -> Layers:
+    between = [Border(a.nodes[0], b.nodes, 1000) for a, b in itertools.pairwise(CHAIN)]
+    return Layers(CHAIN, tuple(between), element_ms / (1000 + START))
+
+
+@pytest.mark.parametrize(("element_ms", "kept"), [(0.0, {"a", "c"}), (0.6, {"a", "b", "c"})])
+def test_a_layer_between_float_ones_follows_them_where_conversions_cost_more_than_it_gains(
+    element_ms: float, kept: set[str]
+) -> None:
+    choices = chain(element_ms).choices()
+    assert kept in [{name for g in choice for name in g.nodes} for choice in choices]
+    assert all(a < b for a, b in itertools.pairwise(choices))  # the higher the price, the more is in float
+
+
+def test_a_conversion_is_paid_once_for_all_readers_and_passes_what_has_no_form_of_its_own() -> None:
+    a, b, c = (Group((name,), 1.0, 0.0) for name in "abc")
+    between = (Border("a", ("add", "b"), 1000), Border("add", ("c",), 10))
+    layers = Layers((a, b, c), between, 1.0)
+    assert layers.cost_ms(frozenset({a})) == pytest.approx(1000 + START, rel=1e-3)  # for "b" and "add"
+    assert layers.cost_ms(frozenset({c})) == pytest.approx(10 + START, rel=1e-3)  # behind "add"
+    assert layers.cost_ms(frozenset({a, b, c})) == layers.cost_ms(frozenset()) == 0
+    assert layers.runs(frozenset({a, c})) == [frozenset({a}), frozenset({c})]
+
+
+def test_borders_are_values_that_carry_codes_between_layers(lab: Lab, rng: np.random.Generator) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) '
+        "{ a = Conv (x, u) r = Relu (a) b = Conv (r, v) s = Add (r, b) "
+        "c = Conv (s, w) d = Sigmoid (c) y = Conv (d, t) }"
+    )
+    model = lab.build(text, **{name: rng.standard_normal((8, 8, 1, 1)).astype(np.float32) for name in "uvwt"})
+    names = {n.outputs[0].name: label(n) for n in model.graph}
+    found = borders(model, StaticQuantize(), {"r": (1, 8, 4, 4), "b": (1, 8, 4, 4), "s": (1, 8, 4, 4)})
+    assert set(found) == {
+        Border(names["a"], (names["b"], names["s"]), 128),
+        Border(names["b"], (names["s"],), 128),
+        Border(names["s"], (names["c"],), 128),
+    }
+    assert borders(model, DynamicQuantize(), {}) == ()
 
 
 def test_every_layer_is_ranked_by_itself(lab: Lab, rng: np.random.Generator) -> None:

@@ -52,7 +52,7 @@ def round_weights(
     model: Model,
     weights: Mapping[ir.Node, Array],
     source: Model,
-    reads: Mapping[ir.Node, str],
+    origins: Mapping[ir.Node, ir.Node],
     grid: Grid,
     ctx: Context,
     *,
@@ -68,7 +68,7 @@ def round_weights(
         model: The quantized model; it is changed.
         weights: Conv, Gemm and MatMul nodes of ``model`` with integer weights, and the float weights they had.
         source: The float model.
-        reads: For each of these nodes the name of the value in ``source`` that it reads.
+        origins: For each of these nodes the one of ``source`` that it was.
         grid: Where the codes lie.
         ctx: Data, target, folder and seed.
         centered: Nodes whose bias will take up the mean of the error, which then does not count.
@@ -83,7 +83,7 @@ def round_weights(
     key = f"{scratch_hash(source, ctx.workdir / 'rounding.onnx')} {data} {ctx.seed}"
     changed, total = 0, 0
     for node, weight in weights.items():
-        layer = _layer(node, weight, reads[node], key, centered=node in centered)
+        layer = _layer(node, weight, origins[node], key, centered=node in centered)
         if layer is None:
             notes.append(Note(label(node), "nearest", "other layers read its weights too"))
             continue
@@ -222,7 +222,7 @@ class _Layer:
         return (weight.T if weight_axis(self.node) == 0 else weight)[None]
 
 
-def _layer(node: ir.Node, weight: Array, value: str, key: str, *, centered: bool) -> _Layer | None:
+def _layer(node: ir.Node, weight: Array, origin: ir.Node, key: str, *, centered: bool) -> _Layer | None:
     """``None`` where other layers have the same codes."""
     dequantized = node.inputs[1]
     producer = dequantizer(dequantized)
@@ -233,7 +233,8 @@ def _layer(node: ir.Node, weight: Array, value: str, key: str, *, centered: bool
         raise ValueError(f"{label(node)!r} has no codes or no scale")
     if single_reader(dequantized) is None:
         return None
-    reads = Reads.of(node, value, weight.shape, weight_axis(node))
+    value = origin.inputs[0]
+    reads = Reads.of(node, (value and value.name) or "", weight.shape, weight_axis(node))
     digest = hashlib.sha256(f"{key} {reads} {weight_axis(node)} {centered}".encode())
     for array in (weight, scale):
         digest.update(array.tobytes())

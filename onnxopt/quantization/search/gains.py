@@ -20,7 +20,7 @@ from onnxopt.quantization.forms import Quantizer
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 
-__all__ = ["float_profile", "gains", "losing_nodes", "where_it_gains"]
+__all__ = ["float_profile", "gains", "losing_nodes", "time_ms", "where_it_gains"]
 
 ROUNDS = 3
 PROFILED_SAMPLES = 8
@@ -80,6 +80,11 @@ def gains(
     found = _profiled(quantized, ctx.workdir / "gains-integer.onnx", feeds, ctx)
     regions = compare_profiles(plain, found, model, quantized)
     return {name: -region.loss_ms / len(region.nodes) for region in regions for name in region.nodes}
+
+
+def time_ms(model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context) -> float:
+    """The time of all kernels of what ``item`` makes of ``model``."""
+    return _profiled(item.run(model.clone(), ctx).model, ctx.workdir / "gains-time.onnx", feeds, ctx).total_ms
 
 
 def losing_nodes(regions: Sequence[RegionTime], plain: Profile) -> list[str]:

@@ -1,15 +1,13 @@
 """Puts the layers that cost the most accuracy back to float, until a quantized model is within its budget.
 
-Rank groups of layers by the output error that each causes when it alone runs on integers; bisect how many of the worst
-must stay float; then try to quantize those again that gain the most time. Two orders are bisected, by error and by
-error over the time gained, and the one that keeps more of the gain is taken: the second was the better one for models
-that are mildly off, the first for those that are badly off.
+Rank groups of layers by the output error that each causes when it alone runs on integers; find the layers to keep in
+float for each price of the error, conversions between floats and integers included (``borders``); bisect the price;
+then try to quantize stretches of them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,33 +18,18 @@ from onnxopt.evaluate.compare import Comparison, Scorer
 from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
-from onnxopt.quantization.forms import Quantizer, planned, quick, with_float
+from onnxopt.quantization.forms import Quantizer, planned, with_float
+from onnxopt.quantization.search.borders import Group, Layers, borders
 from onnxopt.quantization.search.budget import Budget
-from onnxopt.quantization.search.gains import gains
+from onnxopt.quantization.search.gains import float_profile, gains, time_ms
 from onnxopt.run.session import Feeds, Session, open_session
+from onnxopt.run.tap import observed_shapes
 
-__all__ = ["RANKED_ON", "Group", "keep_within", "rank", "restore"]
+__all__ = ["RANKED_ON", "keep_within", "rank", "restore"]
 
 MOST_GROUPS = 40
 RANKED_ON = 16
 PUT_BACKS = 8
-LEAST_GAIN = 0.02
-"""A group counts as gaining at least this share of the mean gain: gains are noisy, and errors are divided by them."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring layers that are quantized together or not at all.
-
-    Attributes:
-        nodes: Their labels.
-        error: Noise over signal at the outputs when they alone run on integers.
-        gain_ms: Time that integers save there.
-    """
-
-    nodes: tuple[str, ...]
-    error: float
-    gain_ms: float
 
 
 def keep_within(
@@ -71,7 +54,7 @@ def keep_within(
         ctx: Calibration data, target, folder.
         budget: Counts the evaluations; what is left unjudged when it is spent counts as not within ``max_drop``.
     """
-    groups = rank(model, item, feeds, gains(model, item, feeds, ctx), ctx)
+    layers = _layers(model, item, feeds, ctx)
     path = ctx.workdir / "restore.onnx"
     seen: dict[tuple[str, ...], Comparison] = {}
 
@@ -94,12 +77,29 @@ def keep_within(
 
     found: Quantizer | None = None
     for limit in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
-        stricter = restore(item, groups, partial(is_within, limit=limit))
+        stricter = restore(item, layers, partial(is_within, limit=limit))
         if stricter is None:
             return
         if stricter != found:
             yield stricter
         found = stricter
+
+
+def _layers(model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context) -> Layers:
+    """The layers with their errors and gains, and what conversions between them take.
+
+    That is measured: with every other group in float the model takes longer than the gains of the groups say.
+    """
+    plain = float_profile(model, feeds, ctx)
+    groups = rank(model, item, feeds, gains(model, item, feeds, ctx, plain), ctx)
+    between = borders(model, item, observed_shapes(model, feeds[0], ctx.target, ctx.workdir))
+    layers, kept = Layers(groups, between), frozenset(groups[::2])
+    crossing = layers.crossing(kept)
+    if not crossing or len(kept) == len(groups):
+        return layers
+    expected = plain.total_ms - sum(g.gain_ms for g in groups if g not in kept)
+    excess = time_ms(model, _with(item, kept), feeds, ctx) - expected
+    return Layers(groups, between, max(excess, 0.0) / crossing)
 
 
 def rank(
@@ -114,7 +114,7 @@ def rank(
         gains_ms: Label of a node -> time that integers save there.
         ctx: Calibration data, target, folder.
     """
-    item, labels = quick(item), planned(item, model)
+    labels = planned(item, model)
     parts = [tuple(part) for part in np.array_split(np.array(labels, object), min(len(labels), MOST_GROUPS))]
     save_scratch(model, path := ctx.workdir / "rank-float.onnx")
     expected = _outputs(open_session(path, ctx.target), feeds)
@@ -130,54 +130,52 @@ def rank(
     return tuple(found)
 
 
-def restore(item: Quantizer, groups: Sequence[Group], is_within: Callable[[Quantizer], bool]) -> Quantizer | None:
+def restore(item: Quantizer, layers: Layers, is_within: Callable[[Quantizer], bool]) -> Quantizer | None:
     """``item`` with as little time as possible given up to be within the budget; ``None``: only float is.
 
     Args:
         item: How the model is quantized; not within the budget.
-        groups: Its layers.
+        layers: Its layers.
         is_within: Whether a model that is quantized so is within the budget; expensive.
     """
-    floor = max(LEAST_GAIN * float(np.mean([abs(g.gain_ms) for g in groups])), 1e-9)
-    by_error = sorted(groups, key=lambda g: -g.error)
-    by_price = sorted(groups, key=lambda g: -g.error / max(g.gain_ms, floor))
-    best: list[Group] | None = None
-    for order in (by_error, by_price):
-        count = _fewest(order, lambda kept: is_within(_with(item, kept)))
-        if count is None:
-            continue
-        kept = list(order[:count])
-        if best is None or _given_up(kept) < _given_up(best):
-            best = kept
-    if not best:
+    choices = layers.choices()
+    index = _first(choices, lambda kept: is_within(_with(item, kept)))
+    if index is None:
         return None
-    for group in sorted(best, key=lambda g: -g.gain_ms)[:PUT_BACKS]:
-        fewer = [g for g in best if g is not group]
-        if is_within(_with(item, fewer)):
-            best = fewer
-    return _with(item, best)
+    kept = choices[index]
+    runs = layers.runs(kept)
+    for _ in range(PUT_BACKS):
+        saved = {run: layers.cost_ms(kept) - layers.cost_ms(kept - run) for run in runs}
+        worth = [run for run in runs if saved[run] > 0 and run != kept]
+        if not worth:
+            break
+        run = max(worth, key=lambda r: saved[r])
+        runs.remove(run)
+        if is_within(_with(item, kept - run)):
+            kept -= run
+        elif len(run) > 1:
+            inside = [g for g in layers.groups if g in run]
+            middle = len(inside) // 2
+            runs += [frozenset(inside[:middle]), frozenset(inside[middle:])]
+    return _with(item, kept)
 
 
-def _fewest(order: Sequence[Group], is_within: Callable[[Sequence[Group]], bool]) -> int | None:
-    """How many groups from the front must stay float, by bisection; all but one at most (``None``: not enough)."""
-    low, high = 0, len(order) - 1
-    if high < 1 or not is_within(order[:high]):
+def _first(choices: Sequence[frozenset[Group]], is_within: Callable[[frozenset[Group]], bool]) -> int | None:
+    """The first choice that is within the budget, by bisection; ``None``: the last one is not."""
+    low, high = -1, len(choices) - 1
+    if high < 0 or not is_within(choices[high]):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if is_within(order[:middle]):
+        if is_within(choices[middle]):
             high = middle
         else:
             low = middle
     return high
 
 
-def _with(item: Quantizer, kept: Sequence[Group]) -> Quantizer:
-    return with_float(item, [name for group in kept for name in group.nodes])
-
-
-def _given_up(kept: Sequence[Group]) -> float:
-    return sum(max(group.gain_ms, 0.0) for group in kept)
+def _with(item: Quantizer, kept: frozenset[Group]) -> Quantizer:
+    return with_float(item, [name for group in sorted(kept, key=lambda g: g.nodes) for name in group.nodes])
 
 
 def _outputs(session: Session, feeds: Sequence[Feeds]) -> list[list[np.ndarray]]:

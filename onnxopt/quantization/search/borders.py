@@ -1,0 +1,182 @@
+"""Which layers to leave in float when conversions between floats and integers take time too: minimum cuts.
+
+A layer in float gives its gain up, one on integers keeps its error, and a value whose maker and readers differ is
+converted. For a price of the error the cheapest choice is a minimum cut (Greig, Porteous and Seheult 1989,
+https://doi.org/10.1111/j.2517-6161.1989.tb01764.x): the side of the source runs on integers. The higher the price, the
+more layers are in float, and with conversions priced they come in stretches instead of one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from onnxopt.core.query import Model, label
+from onnxopt.quantization.forms import Quantizer, with_float
+from onnxopt.quantization.mixed import MixedQuantize
+from onnxopt.quantization.select import ACTIVATIONS
+from onnxopt.quantization.static import StaticQuantize
+
+__all__ = ["Border", "Group", "Layers", "borders"]
+
+START = 8192
+"""A conversion takes as long as one of so many more elements: kernels have to start."""
+FINEST = 1_000_000
+"""Costs are whole numbers up to this."""
+NEVER = 2_000_000_000
+"""More than all costs together."""
+PRICES = 2.0 ** np.arange(-14, 14.5, 0.5)
+"""Tried as multiples of the whole gain for the whole error."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring layers that are quantized together or not at all.
+
+    Attributes:
+        nodes: Their labels.
+        error: Noise over signal at the outputs when they alone run on integers.
+        gain_ms: Time that integers save there.
+    """
+
+    nodes: tuple[str, ...]
+    error: float
+    gain_ms: float
+
+
+@dataclass(frozen=True)
+class Border:
+    """A value that is converted when the node that makes it and one that reads it run in different forms.
+
+    Attributes:
+        maker: Label of the node.
+        readers: Labels of the readers that can run on integers.
+        elements: Size of the value.
+    """
+
+    maker: str
+    readers: tuple[str, ...]
+    elements: int
+
+
+def borders(model: Model, item: Quantizer, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Border, ...]:
+    """The values that carry codes between nodes when ``item`` quantizes ``model``.
+
+    Args:
+        model: The float model; it is not changed.
+        item: How it is quantized; dynamic layers read and make floats.
+        shapes: The shapes of its values.
+    """
+    if isinstance(item, MixedQuantize):
+        item = with_float(item.static, item.dynamic_nodes or ())
+    if not isinstance(item, StaticQuantize):
+        return ()
+    placement = item.placement(model)
+    makers = {value: _maker(value, placement.produced) for value in placement.produced}
+    capable = {*placement.nodes, *makers.values()}
+    found: list[Border] = []
+    for value, maker in makers.items():
+        readers = tuple(label(n) for n in value.consumers() if n in capable)
+        if maker is not None and readers:
+            size = int(np.prod(shapes.get(value.name or "", ()), dtype=np.int64))
+            found.append(Border(label(maker), readers, size))
+    return tuple(found)
+
+
+def _maker(value: ir.Value, produced: Sequence[ir.Value]) -> ir.Node | None:
+    """What computes ``value``, ahead of an activation that the grid absorbs."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.op_type in ACTIVATIONS else None
+    return source.producer() if source is not None and source not in produced else node
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a model, with what each form of them costs.
+
+    Attributes:
+        groups: The layers, in graph order.
+        borders: Values between them.
+        element_ms: Time to convert one element.
+    """
+
+    groups: tuple[Group, ...]
+    borders: tuple[Border, ...] = ()
+    element_ms: float = 0.0
+
+    def choices(self) -> list[frozenset[Group]]:
+        """What to leave in float, from a low to a high price of the error; neither nothing nor everything."""
+        gain = sum(max(g.gain_ms, 0.0) for g in self.groups)
+        error = sum(g.error for g in self.groups if np.isfinite(g.error))
+        found: dict[frozenset[Group], None] = {}
+        for price in PRICES * (gain / error if gain > 0 and error > 0 else 1.0):
+            kept, _ = self._cut([(max(g.gain_ms, 0.0), max(-g.gain_ms, 0.0) + price * g.error) for g in self.groups])
+            found[kept] = None
+        return [kept for kept in found if 0 < len(kept) < len(self.groups)]
+
+    def cost_ms(self, kept: frozenset[Group]) -> float:
+        """Time given up, and spent on conversions, when ``kept`` are in float."""
+        given_up = sum(g.gain_ms for g in kept)
+        return given_up + self._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
+
+    def crossing(self, kept: frozenset[Group]) -> float:
+        """Elements that are converted when ``kept`` are in float, each conversion counted as ``START`` more."""
+        whole = Layers(self.groups, self.borders, 1.0)
+        return whole._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
+
+    def runs(self, kept: frozenset[Group]) -> list[frozenset[Group]]:
+        """``kept`` in stretches of neighbours."""
+        found: list[list[Group]] = []
+        for before, group in zip((None, *self.groups), self.groups, strict=False):
+            if group in kept:
+                if before in kept:
+                    found[-1].append(group)
+                else:
+                    found.append([group])
+        return [frozenset(run) for run in found]
+
+    def _cut(self, costs: Sequence[tuple[float, float]]) -> tuple[frozenset[Group], float]:
+        """The groups in float in the cheapest choice, and its cost, for the cost of each in float and on integers."""
+        edges = list(self._edges(costs))
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(name for a, b, _ in edges for name in (a, b)))}
+        most = sum(in_float for in_float, _ in costs if in_float < np.inf)
+        most = (most + sum(cost for a, b, cost in edges if cost < np.inf and b != _FLOAT and a != _INTEGER)) or 1.0
+        scale = FINEST / most
+        capacities = np.zeros((len(numbers), len(numbers)), np.int64)
+        for first, second, cost in edges:
+            # What costs more on integers than all else together is float in any case.
+            whole = NEVER if cost == np.inf else round(min(cost, 2 * most) * scale)
+            capacities[numbers[first], numbers[second]] += whole
+        graph = csr_array(np.minimum(capacities, NEVER).astype(np.int32))
+        result = maximum_flow(graph, numbers[_INTEGER], numbers[_FLOAT])
+        left = csr_array((graph - result.flow) > 0)
+        reached = set(breadth_first_order(left, numbers[_INTEGER], return_predecessors=False).tolist())
+        kept = frozenset(g for i, g in enumerate(self.groups) if numbers.get(i) not in reached)
+        return kept, float(result.flow_value) / scale
+
+    def _edges(self, costs: Sequence[tuple[float, float]]) -> Iterator[tuple[object, object, float]]:
+        """Directed edges with their capacities; nodes are groups by number, others by label, and two for a border."""
+        group_of = {name: i for i, g in enumerate(self.groups) for name in g.nodes}
+        for i, (in_float, on_integers) in enumerate(costs):
+            yield _INTEGER, i, in_float
+            yield i, _FLOAT, on_integers
+        for border in self.borders:
+            cost = self.element_ms * (border.elements + START)
+            maker = group_of.get(border.maker, border.maker)
+            readers = {group_of.get(name, name) for name in border.readers} - {maker}
+            if cost <= 0 or not readers:
+                continue
+            dequantized, quantized = (border, "to float"), (border, "to integers")
+            yield maker, dequantized, cost
+            yield quantized, maker, cost
+            for reader in readers:
+                yield dequantized, reader, np.inf
+                yield reader, quantized, np.inf
+
+
+_INTEGER, _FLOAT = "(integers)", "(float)"

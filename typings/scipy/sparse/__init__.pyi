@@ -1,0 +1,9 @@
+# The part of SciPy's sparse arrays that onnxopt uses; the package itself ships no types.
+from typing import Any
+
+import numpy as np
+
+class csr_array:
+    def __init__(self, arg: np.ndarray[Any, Any] | csr_array, /) -> None: ...
+    def __sub__(self, other: csr_array, /) -> csr_array: ...
+    def __gt__(self, other: float, /) -> csr_array: ...
