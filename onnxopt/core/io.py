@@ -36,7 +36,6 @@ __all__ = [
     "own_data_files",
     "save",
     "save_scratch",
-    "scratch_hash",
     "total_bytes",
 ]
 
@@ -86,12 +85,6 @@ def save(model: Model, path: Path, *, threshold: int = EXTERNAL_THRESHOLD) -> No
 def save_scratch(model: Model, path: Path) -> None:
     """``save`` for a file in a working folder, which nobody misses after a power cut: it is not flushed to disk."""
     _save(model, path, EXTERNAL_THRESHOLD, durable=False)
-
-
-def scratch_hash(model: Model, path: Path) -> str:
-    """The ``content_hash`` of a model in memory, which is saved at ``path`` in a working folder."""
-    save_scratch(model, path)
-    return content_hash(path)
 
 
 def _save(model: Model, path: Path, threshold: int, *, durable: bool) -> None:

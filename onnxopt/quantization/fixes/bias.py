@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.core.edit import Editor, clear_unused, graph_of, remove_node
-from onnxopt.core.io import scratch_hash
+from onnxopt.core.fingerprint import fingerprint
 from onnxopt.core.query import Model, label, nodes, opset
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -81,7 +81,7 @@ def _shifts(errors: Mapping[ir.Node, Array], source: Model, ctx: Context) -> dic
     if ctx.data is None or not errors:
         return {}
     data = ctx.data.take(range(0, len(ctx.data), max(1, len(ctx.data) // SAMPLES))[:SAMPLES])
-    key = f"{scratch_hash(source, ctx.workdir / 'bias.onnx')} {data.fingerprint()}"
+    key = f"{fingerprint(source)} {data.fingerprint()}"
     files = {node: ctx.workdir / f"bias-{_digest(key, node, error)}.npy" for node, error in errors.items()}
     wanted = {node: error for node, error in errors.items() if not files[node].exists()}
     if wanted:

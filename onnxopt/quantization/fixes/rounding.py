@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.core.io import scratch_hash
+from onnxopt.core.fingerprint import fingerprint
 from onnxopt.core.query import Model, label
 from onnxopt.core.report import Note
 from onnxopt.core.tensors import Array
@@ -80,7 +80,7 @@ def round_weights(
     notes: list[Note] = []
     wanted: dict[Reads, list[_Layer]] = {}
     data = "" if ctx.data is None else ctx.data.fingerprint()
-    key = f"{scratch_hash(source, ctx.workdir / 'rounding.onnx')} {data} {ctx.seed}"
+    key = f"{fingerprint(source)} {data} {ctx.seed}"
     changed, total = 0, 0
     for node, weight in weights.items():
         layer = _layer(node, weight, origins[node], key, centered=node in centered)

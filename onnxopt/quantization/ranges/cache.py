@@ -19,7 +19,7 @@ from onnxopt.run.target import Target
 
 __all__ = ["KIND", "key", "read", "write"]
 
-VERSION = 2
+VERSION = 3
 """Grows with every change of what statistics mean."""
 KIND = "statistics"
 """Their folder in the user's cache."""
