@@ -110,7 +110,7 @@ def prune(
     zeros = wanted_zeros(sparsity, nm)
     others = {"sparsity": sparsity, "nm": nm, "drop-blocks": drop_blocks}
     goal = chosen_goal({"latency": latency, "macs": macs, "params": params}, others, max_drop)
-    importance = chosen_importance(importance, others)
+    importance = chosen_importance(importance, others, factor=factor)
     if recover is not None and zeros is not None:
         raise UsageError(
             "training would fill the zeros again",

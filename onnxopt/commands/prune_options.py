@@ -63,19 +63,23 @@ def chosen_goal(
     return None
 
 
-def chosen_importance(importance: Importance | None, others: Mapping[str, object]) -> Importance:
+def chosen_importance(
+    importance: Importance | None, others: Mapping[str, object], *, factor: bool = True
+) -> Importance:
     """How units are ranked.
 
     Raises:
-        UsageError: One was given, and no units are cut.
+        UsageError: One was given, or Convs are to stay one, and no units are cut.
     """
+    given = {f"--importance {importance}": importance is not None, "--no-factor": not factor}
     for name, value in others.items():
-        if value is not None and importance is not None:
-            raise UsageError(
-                f"--{name} ranks no channels",
-                where=f"--importance {importance}",
-                fix="leave it out, or give --latency, --macs or --params",
-            )
+        for option, is_given in given.items():
+            if value is not None and is_given:
+                raise UsageError(
+                    f"--{name} cuts no channels and makes no two Convs of one",
+                    where=option,
+                    fix="leave it out, or give --latency, --macs or --params",
+                )
     return importance or "obs"
 
 

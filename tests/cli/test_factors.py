@@ -64,7 +64,8 @@ def test_inspect_lists_them(alone, invoke) -> None:
 
 
 @pytest.mark.parametrize("method", [["--sparsity", 0.5], ["--nm", "2:4"], ["--drop-blocks", 1]])
-def test_an_importance_that_would_not_count_is_refused(alone, tmp_path, refused, method) -> None:
+@pytest.mark.parametrize("option", [["--importance", "l1"], ["--no-factor"]])
+def test_an_option_that_would_not_count_is_refused(alone, tmp_path, refused, method, option) -> None:
     model, data = alone
-    command = ["prune", model, "-o", tmp_path / "o.onnx", "--data", data, *method, "--importance", "l1"]
-    refused(2, command, "--importance")
+    command = ["prune", model, "-o", tmp_path / "o.onnx", "--data", data, *method, *option]
+    refused(2, command, option[0])
