@@ -38,7 +38,7 @@ def test_as_little_as_possible_goes_back_to_float(limit: float, kept: set[str] |
     calls: list[tuple[str, ...]] = []
     found = restore(StaticQuantize(), Layers(tuple(GROUPS)), budget(limit, calls))
     assert (None if found is None else set(found.keep_float)) == kept
-    assert len(calls) <= 3 + 8
+    assert len(calls) <= 4 + 8
 
 
 def test_what_was_kept_before_stays_so() -> None:
@@ -61,6 +61,16 @@ def test_a_layer_between_float_ones_follows_them_where_conversions_cost_more_tha
     choices = chain(element_ms).choices()
     assert kept in [{name for g in choice for name in g.nodes} for choice in choices]
     assert all(a < b for a, b in itertools.pairwise(choices))  # the higher the price, the more is in float
+
+
+def test_layers_of_one_price_are_not_all_or_nothing() -> None:
+    same = tuple(Group((name,), 1.0, 1.0) for name in "abcdef")
+    choices = Layers(same).choices()
+    assert [len(choice) for choice in choices] == [1, 2, 3, 4, 5]
+    found = restore(
+        StaticQuantize(), Layers(same), lambda item: sum(g.nodes[0] not in item.keep_float for g in same) <= 2
+    )
+    assert found is not None and len(found.keep_float) == 4
 
 
 def test_a_conversion_is_paid_once_for_all_readers_and_passes_what_has_no_form_of_its_own() -> None:

@@ -8,6 +8,7 @@ more layers are in float, and with conversions priced they come in stretches ins
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ FINEST = 1_000_000
 """Costs are whole numbers up to this."""
 NEVER = 2_000_000_000
 """More than all costs together."""
+LEAST_MS = 1e-6
+"""Errors are divided by at least this time."""
 PRICES = 2.0 ** np.arange(-14, 14.5, 0.5)
 """Tried as multiples of the whole gain for the whole error."""
 
@@ -110,14 +113,31 @@ class Layers:
     element_ms: float = 0.0
 
     def choices(self) -> list[frozenset[Group]]:
-        """What to leave in float, from a low to a high price of the error; neither nothing nor everything."""
+        """What to leave in float, from a low to a high price of the error; neither nothing nor everything.
+
+        Each holds the one before it and one group more: where a price takes several at once, what has more error for
+        its time comes first.
+        """
         gain = sum(max(g.gain_ms, 0.0) for g in self.groups)
         error = sum(g.error for g in self.groups if np.isfinite(g.error))
-        found: dict[frozenset[Group], None] = {}
+        found = [frozenset[Group]()]
         for price in PRICES * (gain / error if gain > 0 and error > 0 else 1.0):
             kept, _ = self._cut([(max(g.gain_ms, 0.0), max(-g.gain_ms, 0.0) + price * g.error) for g in self.groups])
-            found[kept] = None
-        return [kept for kept in found if 0 < len(kept) < len(self.groups)]
+            found.append(found[-1] | kept)
+        found.append(frozenset(self.groups))
+        steps = itertools.pairwise(dict.fromkeys(found))
+        return [kept for a, b in steps for kept in (*self._between(a, b), b)][:-1]
+
+    def _between(self, first: frozenset[Group], last: frozenset[Group]) -> Iterator[frozenset[Group]]:
+        """Choices from ``first`` to ``last``, one group more each."""
+        parts = self.halves(last - first)
+        if len(parts) == 2:
+            spent = [max(self.cost_ms(first | part) - self.cost_ms(first), LEAST_MS) for part in parts]
+            ranked = sorted(zip(parts, spent, strict=True), key=lambda item: -sum(g.error for g in item[0]) / item[1])
+            middle = first | ranked[0][0]
+            yield from self._between(first, middle)
+            yield middle
+            yield from self._between(middle, last)
 
     def cost_ms(self, kept: frozenset[Group]) -> float:
         """Time given up, and spent on conversions, when ``kept`` are in float."""
@@ -128,6 +148,12 @@ class Layers:
         """Elements that are converted when ``kept`` are in float, each conversion counted as ``START`` more."""
         whole = Layers(self.groups, self.borders, 1.0)
         return whole._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
+
+    def halves(self, kept: frozenset[Group]) -> list[frozenset[Group]]:
+        """``kept`` in two, cut in graph order; less than two groups as they are."""
+        ordered = [g for g in self.groups if g in kept]
+        middle = len(ordered) // 2
+        return [frozenset(ordered[:middle]), frozenset(ordered[middle:])] if middle else [kept]
 
     def runs(self, kept: frozenset[Group]) -> list[frozenset[Group]]:
         """``kept`` in stretches of neighbours."""
@@ -147,12 +173,15 @@ class Layers:
         most = sum(in_float for in_float, _ in costs if in_float < np.inf)
         most = (most + sum(cost for a, b, cost in edges if cost < np.inf and b != _FLOAT and a != _INTEGER)) or 1.0
         scale = FINEST / most
-        capacities = np.zeros((len(numbers), len(numbers)), np.int64)
+        capacities: dict[tuple[int, int], int] = {}
         for first, second, cost in edges:
             # What costs more on integers than all else together is float in any case.
             whole = NEVER if cost == np.inf else round(min(cost, 2 * most) * scale)
-            capacities[numbers[first], numbers[second]] += whole
-        graph = csr_array(np.minimum(capacities, NEVER).astype(np.int32))
+            place = numbers[first], numbers[second]
+            capacities[place] = min(capacities.get(place, 0) + whole, NEVER)
+        values = np.fromiter(capacities.values(), np.int32, len(capacities))
+        rows, columns = np.array(list(capacities)).T
+        graph = csr_array((values, (rows, columns)), (len(numbers), len(numbers)))
         result = maximum_flow(graph, numbers[_INTEGER], numbers[_FLOAT])
         left = csr_array((graph - result.flow) > 0)
         reached = set(breadth_first_order(left, numbers[_INTEGER], return_predecessors=False).tolist())

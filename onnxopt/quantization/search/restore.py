@@ -143,20 +143,20 @@ def restore(item: Quantizer, layers: Layers, is_within: Callable[[Quantizer], bo
     if index is None:
         return None
     kept = choices[index]
-    runs = layers.runs(kept)
-    for _ in range(PUT_BACKS):
+    runs, tried = layers.runs(kept), 0
+    while runs and tried < PUT_BACKS:
         saved = {run: layers.cost_ms(kept) - layers.cost_ms(kept - run) for run in runs}
-        worth = [run for run in runs if saved[run] > 0 and run != kept]
-        if not worth:
-            break
-        run = max(worth, key=lambda r: saved[r])
+        run = max(runs, key=lambda r: saved[r])
         runs.remove(run)
-        if is_within(_with(item, kept - run)):
-            kept -= run
-        elif len(run) > 1:
-            inside = [g for g in layers.groups if g in run]
-            middle = len(inside) // 2
-            runs += [frozenset(inside[:middle]), frozenset(inside[middle:])]
+        if saved[run] <= 0:
+            break
+        if run != kept:
+            tried += 1
+            if is_within(_with(item, kept - run)):
+                kept -= run
+                continue
+        if len(run) > 1:
+            runs += layers.halves(run)
     return _with(item, kept)
 
 
