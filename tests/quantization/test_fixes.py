@@ -1,8 +1,11 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from onnxopt.core.query import label
 from onnxopt.data.dataset import Dataset, Sample
 from onnxopt.errors import DataError
 from onnxopt.passes.base import Context
@@ -120,6 +123,30 @@ def test_bias_correction_reaches_the_add_behind_a_matmul(lab, rng):
     before = lab.sqnr_db(data)
     lab.run(StaticQuantize(correct_bias=True), lab.build(text, **named), data)
     assert lab.sqnr_db(data) > before + 1
+
+
+@pytest.mark.parametrize("kept", [(), ("a",), ("c",)])
+def test_codes_and_corrections_do_not_depend_on_what_else_is_float(lab, rng, kept):
+    text = HEAD + (
+        "(float[N,16] x) => (float[N,16] y) { a = MatMul(x, u) r = Add(a, b) s = Relu(r) "
+        "c = MatMul(s, v) d = Add(c, b) t = Relu(d) e = MatMul(t, w) y = Add(e, b) }"
+    )
+    named = {name: weight(rng, 16, 16) for name in "uvw"} | {"b": weight(rng, 16, 1)[:, 0]}
+    for array in (named[name] for name in "uvw"):
+        array[0] *= 20
+    model = lab.build(text, **named)
+    labels = {n.outputs[0].name: label(n) for n in model.graph}
+    item = StaticQuantize(correct_bias=True, rounding="adaround", keep_float=tuple(labels[name] for name in kept))
+    data = [{"x": rng.standard_normal((4, 16)).astype(np.float32)} for _ in range(8)]
+    assert lab.run(item, model, data).changes == 3 - len(kept)
+
+    def codes(path):
+        constants = [i for i in onnx.load(path).graph.initializer if i.name.startswith(("w_", "y_", "e_"))]
+        return {i.name: numpy_helper.to_array(i).tobytes() for i in constants if "quantized" in i.name}
+
+    alone = codes(lab.result)
+    lab.run(replace(item, keep_float=()), lab.build(text, **named), data)
+    assert alone and alone.items() <= codes(lab.result).items()
 
 
 def test_a_matmul_without_bias_is_left_with_a_reason(lab, rng):
