@@ -197,8 +197,8 @@ class Search:
         if leader is None or leader.model is None or not isinstance(leader.item, StaticQuantize):
             return found
         plain = float_profile(fixes.model, self.feeds, self.ctx)
-        gaining = where_it_gains(fixes.model, leader.item, leader.model, self.feeds, self.ctx, plain)
-        if gaining is not None and planned(gaining, fixes.model) != planned(leader.item, fixes.model):
+        gaining = where_it_gains(fixes.model, leader.item, self.feeds, self.ctx, plain)
+        if gaining is not None:
             found.append(self._try(f"{leader.name}, where it gains", gaining, fixes))
         mixed = self._mixed(leader.item, fixes, plain)
         if mixed is not None:

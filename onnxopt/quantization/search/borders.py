@@ -139,6 +139,10 @@ class Layers:
             yield middle
             yield from self._between(middle, last)
 
+    def losing(self) -> frozenset[Group]:
+        """The groups that are faster in float."""
+        return self._cut([(max(g.gain_ms, 0.0), max(-g.gain_ms, 0.0)) for g in self.groups])[0]
+
     def cost_ms(self, kept: frozenset[Group]) -> float:
         """Time given up, and spent on conversions, when ``kept`` are in float."""
         given_up = sum(g.gain_ms for g in kept)
@@ -183,9 +187,9 @@ class Layers:
         rows, columns = np.array(list(capacities)).T
         graph = csr_array((values, (rows, columns)), (len(numbers), len(numbers)))
         result = maximum_flow(graph, numbers[_INTEGER], numbers[_FLOAT])
-        left = csr_array((graph - result.flow) > 0)
-        reached = set(breadth_first_order(left, numbers[_INTEGER], return_predecessors=False).tolist())
-        kept = frozenset(g for i, g in enumerate(self.groups) if numbers.get(i) not in reached)
+        left = csr_array(((graph - result.flow) > 0).T)  # of equally cheap choices that with the most on integers
+        reaching = set(breadth_first_order(left, numbers[_FLOAT], return_predecessors=False).tolist())
+        kept = frozenset(g for i, g in enumerate(self.groups) if numbers[i] in reaching)
         return kept, float(result.flow_value) / scale
 
     def _edges(self, costs: Sequence[tuple[float, float]]) -> Iterator[tuple[object, object, float]]:

@@ -1,13 +1,14 @@
 """Where integers pay: the nodes that a quantized model spends more time on than the float one, from profiles of both.
 
 Which kernels gain depends on the CPU, the shapes and the neighbours (a lone integer node pays for the conversions
-around it), so it is measured, not listed. What loses goes back to float, which moves the borders; hence a few rounds.
+around it), so it is measured, not listed. What to leave in float follows from a minimum cut (``borders``); what still
+loses then goes back to float too, as long as that makes the whole faster.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from onnxopt.core.io import save_scratch
@@ -16,17 +17,21 @@ from onnxopt.measurement.process import spread
 from onnxopt.measurement.profile import Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
 from onnxopt.passes.base import Context
-from onnxopt.quantization.forms import Quantizer
+from onnxopt.quantization.forms import Quantizer, planned, with_float
+from onnxopt.quantization.search.borders import Group, Layers, borders
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
+from onnxopt.run.tap import observed_shapes
 
-__all__ = ["float_profile", "gains", "losing_nodes", "time_ms", "where_it_gains"]
+__all__ = ["float_profile", "gains", "losing_nodes", "priced", "where_it_gains"]
 
 ROUNDS = 3
 PROFILED_SAMPLES = 8
 """Each is run once before it is profiled, which takes its time where a run is long."""
 LOSES_BY = 1.05
 """A region loses when it takes this much longer than in float; less is noise of a profile."""
+MOST_ELEMENT_MS = 5e-6
+"""No conversion of an element takes longer: where hardly any is converted, the excess has other reasons."""
 SMALLEST_SHARE = 0.001
 """Losses below this share of the whole run are not looked at."""
 
@@ -37,38 +42,56 @@ def float_profile(model: Model, feeds: Sequence[Feeds], ctx: Context) -> Profile
 
 
 def where_it_gains(
-    model: Model,
-    item: StaticQuantize,
-    quantized: Model,
-    feeds: Sequence[Feeds],
-    ctx: Context,
-    plain: Profile | None = None,
+    model: Model, item: StaticQuantize, feeds: Sequence[Feeds], ctx: Context, plain: Profile | None = None
 ) -> StaticQuantize | None:
     """``item`` with the nodes kept float on which integers lose time; ``None``: there are none, or nothing is left.
 
     Args:
         model: The float model.
         item: How it is quantized.
-        quantized: What came out.
         feeds: Inputs to run both on.
         ctx: Calibration data, target, folder.
         plain: Profile of ``model``, where it is known.
     """
     plain = plain or float_profile(model, feeds, ctx)
-    kept, labels = dict.fromkeys(item.keep_float), {label(node) for node in nodes(model)}
-    current = quantized
+    saved = gains(model, item, feeds, ctx, plain)
+    groups = tuple(Group((name,), 0.0, saved.get(name, 0.0)) for name in planned(item, model))
+    layers = priced(groups, model, item, feeds, ctx, plain)
+    current = with_float(item, [name for group in groups if group in layers.losing() for name in group.nodes])
+    known = {label(node) for node in nodes(model)}
+    least_ms, found = math.inf, item
     for _ in range(ROUNDS):
-        found = _profiled(current, ctx.workdir / "gains-integer.onnx", feeds, ctx)
-        lost = [n for n in losing_nodes(compare_profiles(plain, found, model, current), plain) if n in labels]
-        new = [name for name in lost if name not in kept]
-        if not new:
-            break
-        kept |= dict.fromkeys(new)
-        result = replace(item, keep_float=tuple(kept)).run(model.clone(), ctx)
+        result = current.run(model.clone(), ctx)
         if not result.changes:
-            return None
-        current = result.model
-    return replace(item, keep_float=tuple(kept)) if len(kept) > len(item.keep_float) else None
+            break
+        seen = _profiled(result.model, ctx.workdir / "gains-integer.onnx", feeds, ctx)
+        if seen.total_ms >= least_ms:
+            break
+        least_ms, found = seen.total_ms, current
+        lost = losing_nodes(compare_profiles(plain, seen, model, result.model), plain)
+        current = with_float(current, [name for name in lost if name in known])
+        if current == found:
+            break
+    return None if planned(found, model) == planned(item, model) else found
+
+
+def priced(
+    groups: tuple[Group, ...], model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context, plain: Profile
+) -> Layers:
+    """The groups of layers that ``item`` quantizes in ``model``, with what conversions between them take.
+
+    That is measured: with every other group in float the model takes longer than the gains of the groups say.
+    """
+    between = borders(model, item, observed_shapes(model, feeds[0], ctx.target, ctx.workdir))
+    layers, kept = Layers(groups, between), frozenset(groups[::2])
+    elements = layers.crossing(kept)
+    if not elements or len(kept) == len(groups):
+        return layers
+    expected = plain.total_ms - sum(g.gain_ms for g in groups if g not in kept)
+    half = with_float(item, [name for group in groups[::2] for name in group.nodes])
+    result = half.run(model.clone(), ctx)
+    seen = _profiled(result.model, ctx.workdir / "gains-half.onnx", feeds, ctx)
+    return Layers(groups, between, min(max(seen.total_ms - expected, 0.0) / elements, MOST_ELEMENT_MS))
 
 
 def gains(
@@ -80,11 +103,6 @@ def gains(
     found = _profiled(quantized, ctx.workdir / "gains-integer.onnx", feeds, ctx)
     regions = compare_profiles(plain, found, model, quantized)
     return {name: -region.loss_ms / len(region.nodes) for region in regions for name in region.nodes}
-
-
-def time_ms(model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context) -> float:
-    """The time of all kernels of what ``item`` makes of ``model``."""
-    return _profiled(item.run(model.clone(), ctx).model, ctx.workdir / "gains-time.onnx", feeds, ctx).total_ms
 
 
 def losing_nodes(regions: Sequence[RegionTime], plain: Profile) -> list[str]:

@@ -19,11 +19,10 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
 from onnxopt.quantization.forms import Quantizer, planned, with_float
-from onnxopt.quantization.search.borders import Group, Layers, borders
+from onnxopt.quantization.search.borders import Group, Layers
 from onnxopt.quantization.search.budget import Budget
-from onnxopt.quantization.search.gains import float_profile, gains, time_ms
+from onnxopt.quantization.search.gains import float_profile, gains, priced
 from onnxopt.run.session import Feeds, Session, open_session
-from onnxopt.run.tap import observed_shapes
 
 __all__ = ["RANKED_ON", "keep_within", "rank", "restore"]
 
@@ -54,7 +53,9 @@ def keep_within(
         ctx: Calibration data, target, folder.
         budget: Counts the evaluations; what is left unjudged when it is spent counts as not within ``max_drop``.
     """
-    layers = _layers(model, item, feeds, ctx)
+    plain = float_profile(model, feeds, ctx)
+    groups = rank(model, item, feeds, gains(model, item, feeds, ctx, plain), ctx)
+    layers = priced(groups, model, item, feeds, ctx, plain)
     path = ctx.workdir / "restore.onnx"
     seen: dict[tuple[str, ...], Comparison] = {}
 
@@ -83,23 +84,6 @@ def keep_within(
         if stricter != found:
             yield stricter
         found = stricter
-
-
-def _layers(model: Model, item: Quantizer, feeds: Sequence[Feeds], ctx: Context) -> Layers:
-    """The layers with their errors and gains, and what conversions between them take.
-
-    That is measured: with every other group in float the model takes longer than the gains of the groups say.
-    """
-    plain = float_profile(model, feeds, ctx)
-    groups = rank(model, item, feeds, gains(model, item, feeds, ctx, plain), ctx)
-    between = borders(model, item, observed_shapes(model, feeds[0], ctx.target, ctx.workdir))
-    layers, kept = Layers(groups, between), frozenset(groups[::2])
-    crossing = layers.crossing(kept)
-    if not crossing or len(kept) == len(groups):
-        return layers
-    expected = plain.total_ms - sum(g.gain_ms for g in groups if g not in kept)
-    excess = time_ms(model, _with(item, kept), feeds, ctx) - expected
-    return Layers(groups, between, max(excess, 0.0) / crossing)
 
 
 def rank(

@@ -6,6 +6,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 class csr_array:
+    T: csr_array
     @overload
     def __init__(self, arg: csr_array, /) -> None: ...
     @overload
