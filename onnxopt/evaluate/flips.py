@@ -7,10 +7,9 @@ margin, so every margin is met with the errors of many items:
     share = mean over items i and k of [argmax(scores_i + error_k * size_i / size_k) is not that of scores_i],
 
 with scores and errors in the order of the reference's ranks (errors of large scores are larger), and ``size`` the root
-mean square of an item's errors over its classes (items differ in how far they are off). Without labels the smallest
-margins are first spread evenly, because their density near zero counts and not whether a few samples hold a tie.
-Measured by ``benchmarks/flips.py``: from 32 samples the estimate misses the share of flips among the unseen ones by 4
-to 31 % less than the count does (by as much where hardly any item flips).
+mean square of an item's errors over its classes (items differ in how far they are off). Measured by
+``benchmarks/flips.py``: from 32 samples the estimate misses the share of flips among the unseen ones by 5 to 28 % less
+than the count does (by as much where hardly any item flips).
 """
 
 from __future__ import annotations
@@ -29,8 +28,6 @@ ERRORS = 64
 """Errors that each margin meets."""
 MOST_ITEMS = 20_000
 """So many items are counted precisely enough."""
-SPREAD, FEWEST_SPREAD = 0.25, 8
-"""Share, and least number, of the items whose margins are spread evenly."""
 SMALLEST = 1e-6
 """Probabilities below are as good as this: their logarithm says nothing."""
 
@@ -70,7 +67,6 @@ class FlipMeter:
     _errors: list[Rows] = field(default_factory=list[Rows])
     _sizes: list[Rows] = field(default_factory=list[Rows])
     _right: list[Array] = field(default_factory=list[Array])
-    _labelled: bool = False
 
     def update(self, reference: Rows, candidate: Rows, labels: Array | None) -> None:
         """Adds one call.
@@ -91,7 +87,6 @@ class FlipMeter:
         self._scores.append(np.take_along_axis(reference, order, axis=1))
         self._errors.append(np.take_along_axis(error, order, axis=1))
         self._sizes.append(error.std(axis=1))
-        self._labelled |= labels is not None
         first = np.zeros(order.shape[1], np.int64)
         first[0] = 1
         right = np.broadcast_to(first == 1, order.shape) if labels is None else order == labels.reshape(-1, 1)
@@ -106,9 +101,6 @@ class FlipMeter:
             return None
         scores, errors, sizes = (np.concatenate(part) for part in (self._scores, self._errors, self._sizes))
         right, count = np.concatenate(self._right), len(scores)
-        if not self._labelled and scores.shape[1] > 1:
-            margins = scores[:, 0] - scores[:, 1]
-            scores[:, 0] += _spread(margins) - margins
         hits, shifts = 0, min(count, ERRORS)
         for shift in range(shifts):
             other = np.roll(np.arange(count), -shift)
@@ -116,11 +108,3 @@ class FlipMeter:
             moved = scores + errors[other] * scale[:, None]
             hits += int(right[np.arange(count), moved.argmax(axis=1)].sum())
         return float(right[:, 0].sum() / count - hits / (count * shifts))
-
-
-def _spread(margins: Array) -> Array:
-    """``margins``, (n,), with the smallest of them evenly spaced from 0 to the largest of these."""
-    found, order = margins.copy(), np.argsort(margins, kind="stable")
-    count = min(len(margins), max(FEWEST_SPREAD, round(SPREAD * len(margins))))
-    found[order[:count]] = margins[order[count - 1]] * (np.arange(count) + 0.5) / count
-    return found
