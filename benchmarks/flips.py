@@ -95,10 +95,10 @@ def _errors(exact: Array, found: Array, labels: Array | None, samples: int) -> t
         drawn, others = order[:samples], order[samples:]
         meter = FlipMeter()
         meter.update(exact[drawn], found[drawn], None if labels is None else labels[drawn])
-        expected, unseen = meter.expected_drop(), lost[others].mean()
-        if expected is None:
+        estimate, unseen = meter.expected_drop(), lost[others].mean()
+        if estimate is None:
             raise RuntimeError("scores are not finite")
-        squares.append(((lost[drawn].mean() - unseen) ** 2, (expected - unseen) ** 2))
+        squares.append(((lost[drawn].mean() - unseen) ** 2, (estimate[0] - unseen) ** 2))
     counted, estimated = np.mean(squares, axis=0)
     return float(counted), float(estimated), float(lost.var() / (len(lost) - samples)), float(lost.mean())
 

@@ -157,9 +157,9 @@ def accuracy_table(comparison: Comparison, title: str = "Accuracy") -> Table:
         comparison.candidate_score,
         comparison.drop,
         comparison.drop_bound,
-        *([] if comparison.expected_drop is None else [comparison.expected_drop]),
+        *([] if comparison.expected_drop is None else [comparison.expected_drop, comparison.expected_error]),
     )
-    known = [] if comparison.expected_drop is None else ["expected drop"]
+    known = [] if comparison.expected_drop is None else ["expected drop", "give or take"]
     return Table(title, ("metric", "samples", "reference", "candidate", "drop", "95 % bound", *known), (row,))
 
 

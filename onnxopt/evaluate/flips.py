@@ -92,19 +92,21 @@ class FlipMeter:
         right = np.broadcast_to(first == 1, order.shape) if labels is None else order == labels.reshape(-1, 1)
         self._right.append(right)
 
-    def expected_drop(self) -> float | None:
-        """How much accuracy (without labels: agreement) falls on average; ``None``: the items do not tell.
+    def expected_drop(self) -> tuple[float, float] | None:
+        """How much accuracy (without labels: agreement) falls on average, and the standard error of that.
 
-        Of items that both models get wrong nothing is known but that: they count on neither side.
+        ``None``: the items do not tell. Of items that both models get wrong nothing is known but that: they count on
+        neither side.
         """
         if not self.usable or not self._scores:
             return None
         scores, errors, sizes = (np.concatenate(part) for part in (self._scores, self._errors, self._sizes))
         right, count = np.concatenate(self._right), len(scores)
-        hits, shifts = 0, min(count, ERRORS)
+        hits, shifts = np.zeros(count), min(count, ERRORS)
         for shift in range(shifts):
             other = np.roll(np.arange(count), -shift)
             scale = np.divide(sizes, sizes[other], out=np.ones(count), where=sizes[other] > 0)
             moved = scores + errors[other] * scale[:, None]
-            hits += int(right[np.arange(count), moved.argmax(axis=1)].sum())
-        return float(right[:, 0].sum() / count - hits / (count * shifts))
+            hits += right[np.arange(count), moved.argmax(axis=1)]
+        lost = right[:, 0] - hits / shifts
+        return float(lost.mean()), float(lost.std() / np.sqrt(count))

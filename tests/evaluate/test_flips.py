@@ -25,7 +25,7 @@ def estimate(first: Array, second: Array, labels: Array | None) -> float:
         meter.update(first[part], second[part], None if labels is None else labels[part])
     found = meter.expected_drop()
     assert found is not None
-    return found
+    return found[0]
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -210,13 +210,15 @@ def _said(found: Comparison) -> str:
     if found.relative:
         return f"{found.metric} grows by {found.drop:.2%} of itself"
     text = f"{found.metric} drops by {found.drop:.4g}"
-    expected = found.expected_drop
-    return text if expected is None or expected <= found.drop else f"{text}, on unseen samples by about {expected:.2g}"
+    expected, error = found.expected_drop, found.expected_error
+    if expected is None or error is None or found.cautious_drop <= found.drop:
+        return text
+    return f"{text}, on unseen samples by about {expected:.2g} (give or take {error:.2g})"
 
 
 def _hint(found: Comparison) -> str:
     """The smallest budget of two digits that the drop, and the expected one, are within; none where they are large."""
-    drop = max(found.drop, found.expected_drop or 0.0)
+    drop = found.cautious_drop
     if found.relative or not 0 < drop <= LARGE_DROP:
         return ""
     digit = 10.0 ** (math.floor(math.log10(drop)) - 1)
