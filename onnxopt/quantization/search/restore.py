@@ -29,6 +29,8 @@ __all__ = ["RANKED_ON", "keep_within", "rank", "restore"]
 MOST_GROUPS = 40
 RANKED_ON = 16
 PUT_BACKS = 8
+STRICTER = (1.0, 0.7, 0.4, 0.0)
+"""Shares of the budget that are tried one after the other."""
 
 
 def keep_within(
@@ -40,7 +42,7 @@ def keep_within(
     ctx: Context,
     budget: Budget,
 ) -> Iterator[Quantizer]:
-    """``item`` with the layers in float that it takes to be within the budget, then half of it, then without any drop.
+    """``item`` with the layers in float that it takes to be within the budget, then a part of it, at last without any drop.
 
     The later ones are for who finds that the first is not within the budget on other samples. Layers are ranked once.
 
@@ -77,7 +79,7 @@ def keep_within(
         return found.promises(limit) and lost is None
 
     found: Quantizer | None = None
-    for limit in dict.fromkeys((max_drop, max_drop / 2, 0.0)):
+    for limit in dict.fromkeys(max_drop * share for share in STRICTER):
         stricter = restore(item, layers, partial(is_within, limit=limit))
         if stricter is None:
             return
