@@ -42,7 +42,7 @@ def keep_within(
     ctx: Context,
     budget: Budget,
 ) -> Iterator[Quantizer]:
-    """``item`` with the layers in float that it takes to be within the budget, then a part of it, at last without any drop.
+    """``item`` with the layers in float that it takes to be within the budget, then a part of it, then without a drop.
 
     The later ones are for who finds that the first is not within the budget on other samples. Layers are ranked once.
 
