@@ -2,7 +2,6 @@
 from typing import Any, Literal
 
 import numpy as np
-
 from scipy.sparse import csr_array
 
 class MaximumFlowResult:
