@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxopt.core.external import initializers
 from onnxopt.core.proto import to_proto
 from onnxopt.core.query import Model
-from onnxopt.core.tensors import borrow
+from onnxopt.core.tensors import content_key
 
 __all__ = ["fingerprint"]
 
@@ -30,8 +30,6 @@ def fingerprint(model: Model) -> str:
 def _digest(tensor: ir.TensorProtocol) -> bytes:
     known = _digests.get(tensor)
     if known is None:
-        digest = hashlib.sha256(f"{tensor.dtype.name} {list(tensor.shape.numpy())}".encode())
-        with borrow(tensor):
-            digest.update(tensor.tobytes())
-        known = _digests[tensor] = digest.digest()
+        dtype, shape, content = content_key(tensor)
+        known = _digests[tensor] = hashlib.sha256(f"{dtype} {shape} {content!r}".encode()).digest()
     return known

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Array", "borrow", "read", "tensor_bytes"]
+__all__ = ["Array", "borrow", "content_key", "read", "tensor_bytes"]
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +37,18 @@ def read(tensor: ir.TensorProtocol) -> Array:
     """A copy of the values of ``tensor`` that may be kept and changed."""
     with borrow(tensor) as array:
         return np.array(array)
+
+
+def content_key(tensor: ir.TensorProtocol) -> tuple[object, ...]:
+    """Equal for two tensors exactly when type, shape and all bytes are equal (but for a SHA-256 collision)."""
+    digest = hashlib.sha256()
+    if tensor.dtype == ir.DataType.STRING:  # as an array it would lose zero bytes at the end
+        for item in ir.serde.serialize_tensor(tensor).string_data:
+            digest.update(len(item).to_bytes(8, "little") + item)
+    else:
+        with borrow(tensor) as array:
+            digest.update(array.tobytes())
+    return (tensor.dtype, tuple(int(size) for size in tensor.shape.numpy()), digest.digest())
 
 
 def tensor_bytes(tensor: ir.TensorProtocol) -> int:

@@ -15,10 +15,9 @@ import onnx_ir as ir
 
 from onnxopt.core.query import Model, constant, graphs, label
 from onnxopt.core.report import Note
-from onnxopt.core.tensors import Array, borrow
+from onnxopt.core.tensors import Array, borrow, content_key
 from onnxopt.errors import ModelError
 from onnxopt.merging.member import Member
-from onnxopt.passes.cleanup.common import content_key
 
 __all__ = ["Recipe", "Score", "choose", "mean_model", "require_alike"]
 

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxopt.core.check import dangling, problems
+from onnxopt.core.fingerprint import fingerprint
 from onnxopt.core.io import load, save
 from onnxopt.core.opset import raise_opset
 from onnxopt.core.query import Model, constant, graphs, input_specs, label, nodes, opset, output_specs
@@ -173,3 +174,19 @@ def test_an_opset_that_no_converter_knows_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="from opset 17 to 999"):
         raise_opset(model, 999)
     assert onnx.defs.onnx_opset_version() < 999
+
+
+def test_a_fingerprint_is_that_of_the_content() -> None:
+    def model(words: list[str], weight: float) -> Model:
+        text = (
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y, string[2] s) '
+            "{ y = Add (x, w) s = Identity (names) }"
+        )
+        proto = parser.parse_model(text)
+        weights = numpy_helper.from_array(np.full(2, weight, np.float32), "w")
+        proto.graph.initializer.extend([weights, numpy_helper.from_array(np.array(words, object), "names")])
+        return ir.from_proto(proto)
+
+    first = fingerprint(model(["a", "b"], 1.0))
+    assert first == fingerprint(model(["a", "b"], 1.0).clone())
+    assert len({first, fingerprint(model(["a", "c"], 1.0)), fingerprint(model(["a", "b"], 2.0))}) == 3

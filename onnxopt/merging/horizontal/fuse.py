@@ -15,12 +15,13 @@ import onnx_ir as ir
 from onnxopt.core.draw import Drawing
 from onnxopt.core.query import label
 from onnxopt.core.report import Note
+from onnxopt.core.tensors import content_key
 from onnxopt.merging.horizontal.channels import CHANNELS, ONLY_CHANNELS
 from onnxopt.merging.horizontal.leading import LEADING
 from onnxopt.merging.horizontal.stacks import Leading, Refusal, Same, Separate, Stacker, State, Weights
 from onnxopt.merging.horizontal.step import Step
 from onnxopt.merging.horizontal.walk import groups_of, walk
-from onnxopt.passes.cleanup.common import PURE_DOMAINS, attribute_key, content_key
+from onnxopt.passes.cleanup.common import PURE_DOMAINS, attribute_key
 from onnxopt.passes.constants import is_random, tensor_of
 
 __all__ = ["Fused", "fuse"]

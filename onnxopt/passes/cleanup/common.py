@@ -7,7 +7,6 @@ a training Dropout, or functions that draw random numbers.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +15,11 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import Editor
 from onnxopt.core.query import Model, graphs
-from onnxopt.core.tensors import borrow
+from onnxopt.core.tensors import content_key
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.constants import is_random
 
-__all__ = ["CommonSubexpressions", "attribute_key", "content_key"]
+__all__ = ["CommonSubexpressions", "attribute_key"]
 
 PURE_DOMAINS = frozenset({"", "ai.onnx.ml"})
 """Operators of other domains may count, draw or log: they are left alone."""
@@ -104,15 +103,3 @@ def attribute_key(attribute: ir.Attr) -> tuple[object, ...] | None:
             return (attribute.type, *content_key(attribute.as_tensor()))
         case _:
             return None
-
-
-def content_key(tensor: ir.TensorProtocol) -> tuple[object, ...]:
-    """Equal for two tensors exactly when type, shape and all bytes are equal (but for a SHA-256 collision)."""
-    digest = hashlib.sha256()
-    if tensor.dtype == ir.DataType.STRING:  # as an array it would lose zero bytes at the end
-        for item in ir.serde.serialize_tensor(tensor).string_data:
-            digest.update(len(item).to_bytes(8, "little") + item)
-    else:
-        with borrow(tensor) as array:
-            digest.update(array.tobytes())
-    return (tensor.dtype, tuple(int(size) for size in tensor.shape.numpy()), digest.digest())

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from onnxopt.core.edit import nested_graphs
 from onnxopt.core.query import Model, graphs
+from onnxopt.core.tensors import content_key
 from onnxopt.passes.base import Context, PassResult
-from onnxopt.passes.cleanup.common import content_key
 
 __all__ = ["DeduplicateInitializers"]
 
