@@ -92,9 +92,8 @@ class StaticQuantize:
         excluded(nodes(model), self.exclude)
         given = model
         model, skip, inlining = self._prepared(model)
-        whole = model.clone()
-        if skip:
-            whole = replace(self, exclude=(), keep_float=(), float_stem=False)._prepared(given)[0]
+        every = replace(self, exclude=(), keep_float=(), float_stem=False)
+        whole = every._prepared(given)[0] if skip else model.clone()
         placement, found = _placed(model, whole, skip, self, ctx.data, ctx)
         if not placement.nodes:
             return PassResult(given, 0, (*inlining, *placement.notes))

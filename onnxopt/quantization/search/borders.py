@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +24,9 @@ from onnxopt.quantization.mixed import MixedQuantize
 from onnxopt.quantization.select import ACTIVATIONS
 from onnxopt.quantization.static import StaticQuantize
 
-__all__ = ["Border", "Group", "Layers", "borders"]
+__all__ = ["Border", "Group", "Layers", "borders", "in_float"]
+
+Q = TypeVar("Q", bound=Quantizer)
 
 START = 8192
 """A conversion takes as long as one of so many more elements: kernels have to start."""
@@ -98,6 +101,11 @@ def _maker(value: ir.Value, produced: Sequence[ir.Value]) -> ir.Node | None:
     return source.producer() if source is not None and source not in produced else node
 
 
+def in_float(item: Q, kept: frozenset[Group]) -> Q:
+    """``item`` with these groups in float."""
+    return with_float(item, [name for group in sorted(kept, key=lambda g: g.nodes) for name in group.nodes])
+
+
 @dataclass(frozen=True)
 class Layers:
     """The layers of a model, with what each form of them costs.
@@ -145,13 +153,15 @@ class Layers:
 
     def cost_ms(self, kept: frozenset[Group]) -> float:
         """Time given up, and spent on conversions, when ``kept`` are in float."""
-        given_up = sum(g.gain_ms for g in kept)
-        return given_up + self._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
+        return sum(g.gain_ms for g in kept) + self._forced(kept)
 
     def crossing(self, kept: frozenset[Group]) -> float:
         """Elements that are converted when ``kept`` are in float, each conversion counted as ``START`` more."""
-        whole = Layers(self.groups, self.borders, 1.0)
-        return whole._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
+        return replace(self, element_ms=1.0)._forced(kept)
+
+    def _forced(self, kept: frozenset[Group]) -> float:
+        """What conversions cost when ``kept`` and no other groups are in float."""
+        return self._cut([(0.0, np.inf) if g in kept else (np.inf, 0.0) for g in self.groups])[1]
 
     def halves(self, kept: frozenset[Group]) -> list[frozenset[Group]]:
         """``kept`` in two, cut in graph order; less than two groups as they are."""

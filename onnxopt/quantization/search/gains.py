@@ -18,7 +18,7 @@ from onnxopt.measurement.profile import Profile, profile
 from onnxopt.measurement.regions import RegionTime, compare_profiles
 from onnxopt.passes.base import Context
 from onnxopt.quantization.forms import Quantizer, planned, with_float
-from onnxopt.quantization.search.borders import Group, Layers, borders
+from onnxopt.quantization.search.borders import Group, Layers, borders, in_float
 from onnxopt.quantization.static import StaticQuantize
 from onnxopt.run.session import Feeds
 from onnxopt.run.tap import observed_shapes
@@ -57,7 +57,7 @@ def where_it_gains(
     saved = gains(model, item, feeds, ctx, plain)
     groups = tuple(Group((name,), 0.0, saved.get(name, 0.0)) for name in planned(item, model))
     layers = priced(groups, model, item, feeds, ctx, plain)
-    current = with_float(item, [name for group in groups if group in layers.losing() for name in group.nodes])
+    current = in_float(item, layers.losing())
     known = {label(node) for node in nodes(model)}
     least_ms, found = math.inf, item
     for _ in range(ROUNDS):
@@ -88,8 +88,7 @@ def priced(
     if not elements or len(kept) == len(groups):
         return layers
     expected = plain.total_ms - sum(g.gain_ms for g in groups if g not in kept)
-    half = with_float(item, [name for group in groups[::2] for name in group.nodes])
-    result = half.run(model.clone(), ctx)
+    result = in_float(item, kept).run(model.clone(), ctx)
     seen = _profiled(result.model, ctx.workdir / "gains-half.onnx", feeds, ctx)
     return Layers(groups, between, min(max(seen.total_ms - expected, 0.0) / elements, MOST_ELEMENT_MS))
 

@@ -19,7 +19,7 @@ from onnxopt.evaluate.drift import collapsed
 from onnxopt.evaluate.outputs import as_array, is_floating
 from onnxopt.passes.base import Context
 from onnxopt.quantization.forms import Quantizer, planned, with_float
-from onnxopt.quantization.search.borders import Group, Layers
+from onnxopt.quantization.search.borders import Group, Layers, in_float
 from onnxopt.quantization.search.budget import Budget
 from onnxopt.quantization.search.gains import float_profile, gains, priced
 from onnxopt.run.session import Feeds, Session, open_session
@@ -125,25 +125,25 @@ def restore(item: Quantizer, layers: Layers, is_within: Callable[[Quantizer], bo
         is_within: Whether a model that is quantized so is within the budget; expensive.
     """
     choices = layers.choices()
-    index = _first(choices, lambda kept: is_within(_with(item, kept)))
+    index = _first(choices, lambda kept: is_within(in_float(item, kept)))
     if index is None:
         return None
     kept = choices[index]
     runs, tried = layers.runs(kept), 0
     while runs and tried < PUT_BACKS:
-        saved = {run: layers.cost_ms(kept) - layers.cost_ms(kept - run) for run in runs}
-        run = max(runs, key=lambda r: saved[r])
+        left = {run: layers.cost_ms(kept - run) for run in runs}
+        run = min(runs, key=lambda r: left[r])
         runs.remove(run)
-        if saved[run] <= 0:
+        if left[run] >= layers.cost_ms(kept):
             break
         if run != kept:
             tried += 1
-            if is_within(_with(item, kept - run)):
+            if is_within(in_float(item, kept - run)):
                 kept -= run
                 continue
         if len(run) > 1:
             runs += layers.halves(run)
-    return _with(item, kept)
+    return in_float(item, kept)
 
 
 def _first(choices: Sequence[frozenset[Group]], is_within: Callable[[frozenset[Group]], bool]) -> int | None:
@@ -158,10 +158,6 @@ def _first(choices: Sequence[frozenset[Group]], is_within: Callable[[frozenset[G
         else:
             low = middle
     return high
-
-
-def _with(item: Quantizer, kept: frozenset[Group]) -> Quantizer:
-    return with_float(item, [name for group in sorted(kept, key=lambda g: g.nodes) for name in group.nodes])
 
 
 def _outputs(session: Session, feeds: Sequence[Feeds]) -> list[list[np.ndarray]]:
